@@ -1,0 +1,61 @@
+"""Package metadata; `pip install -e .` and the extras below are the whole set-up."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "rsfm_jax" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="rsfm_jax",
+    version=VERSION,
+    description="Billion-scale remote-sensing foundation models in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # configs, launch and data_prep are packages so that an editable install finds them
+    # from any folder: configs import their shared recipe, tests import the commands.
+    packages=find_packages(include=["rsfm_jax*", "configs*", "data_prep*", "launch*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        # 3.11 resolves to the last jax that supports it (0.10.x), 3.12+ to the newest.
+        "jax>=0.10.0,<0.13",
+        "flax>=0.12.0,<0.13",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.12.6,<0.13",
+        "grain>=0.2.16,<0.3",
+        "array-record>=0.8; platform_system != 'Windows'",
+        "tensorflow-datasets>=4.9.9,<5",
+        "importlib_resources>=6",  # imported by tensorflow-datasets on 3.11, not declared there
+        "ml-collections>=1.1,<2",
+        "einops>=0.8,<1",
+        "numpy>=2",
+        "pillow>=11",
+        "simplejpeg>=1.8",
+        "opencv-python-headless>=4.10",
+        "scikit-learn>=1.6",
+        "matplotlib>=3.9",
+        "tensorboardX>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "beam": ["apache-beam>=2.60"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "shapely>=2.0",
+            "ruff>=0.12",
+            # Truths that nobody here wrote. The 2.13 wheel is the one tested.
+            "torch>=2.6",
+            "transformers>=5,<6",
+        ],
+    },
+)
