@@ -1,0 +1,115 @@
+"""Encoded image bytes -> RGB pixels, whatever the file holds.
+
+Plain JPEGs, nearly all of a pretraining set, go through libjpeg-turbo (`simplejpeg`, about
+1.4 times as fast as Pillow, the same pixels); everything else, and whatever libjpeg-turbo
+refuses, goes through Pillow, which decides whether the file is readable.
+
+What becomes of the unusual:
+
+* grey, 1-bit, palette, CMYK and YCCK become RGB by Pillow's conversion;
+* transparency is dropped: the colour stored under it stays;
+* the EXIF orientation is applied, so that pixels stand as the picture is shown;
+* 16-bit values lose their low bits. The range is the largest value of the image, rounded up
+  to a power of two (at least 2**8): full-range files keep their high byte, and 11- or 12-bit
+  sensor data kept in 16 bits stays visible instead of turning black. Brightness may
+  therefore differ by a power of two between 16-bit files; rescale them beforehand where it
+  has to be comparable;
+* of several frames or pages the first is taken;
+* 32-bit and floating-point pixels are refused: there is no range to guess.
+"""
+
+import io
+import re
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+# A quarter of a GiB of RGB, Pillow's own limit. Larger scenes are cut into tiles beforehand.
+MAX_PIXELS = 2**28 // 3
+
+
+class BadImage(ValueError):
+    """The bytes hold no image that can be used; the message is the reason, one line."""
+
+
+def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Returns the image as uint8 [H, W, 3].
+
+    `max_pixels` bounds H * W and is checked from the header, before any pixel is decoded.
+
+    Raises:
+      BadImage: truncated, undecodable, oversized, or of a pixel type without a known range.
+    """
+    try:
+        pixels = _decode_plain_jpeg(data, max_pixels)
+        return _decode_any(data, max_pixels) if pixels is None else pixels
+    except BadImage:
+        raise
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error...
+        raise BadImage(_reason(data, error)) from error
+
+
+def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+    """Pixels of an upright grey or YCbCr/RGB JPEG; None for anything Pillow should look at."""
+    if not data.startswith(b"\xff\xd8\xff") or b"Exif\0\0" in data[: 1 << 16]:
+        return None
+    try:
+        height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
+        if colour_space in ("CMYK", "YCCK"):
+            return None
+        _check_size(width, height, max_pixels)
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except BadImage:
+        raise
+    except ValueError:  # also raised for blemishes that do not touch the pixels
+        return None
+
+
+def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        _check_size(*image.size, max_pixels)
+        if _is_16_bit(image):
+            return _decode_16_bit(data, image)
+        if image.mode in ("I", "F"):
+            raise BadImage(f"pixels of 32-bit type {image.mode}: convert to 8 or 16 bit first")
+        if image.mode == "P":
+            # Straight to RGB, Pillow warns when the palette has transparent entries.
+            image = image.convert("RGBA")
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Whether the file stores 16 bits a channel.
+
+    The mode tells so for grey only: Pillow opens 16-bit colour as 8-bit "RGB". The raw mode
+    that its decoder was set up with, such as "RGB;16B", tells in both cases.
+    """
+    return image.mode.startswith("I;16") or any(
+        re.search(";16[BLN]", str(tile.args)) for tile in image.tile
+    )
+
+
+def _decode_16_bit(data: bytes, image: Image.Image) -> np.ndarray:
+    upright = ImageOps.exif_transpose(image)  # decodes: Pillow says what is wrong with the file
+    if upright.mode.startswith("I;16"):
+        values = np.asarray(upright)[..., None].repeat(3, axis=-1)
+    else:  # of 16-bit colour Pillow keeps the high bytes only
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), flags)[..., ::-1]  # from BGR
+    bits = max(8, int(values.max()).bit_length())
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def _check_size(width: int, height: int, max_pixels: int):
+    if width * height > max_pixels:
+        raise BadImage(f"{width} x {height} pixels, over the limit of {max_pixels:,}: tile it")
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if not data:
+        return "the file is empty"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image file of a known format"
+    return " ".join(f"{error}".split()) or type(error).__name__
