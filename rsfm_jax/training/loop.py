@@ -47,7 +47,8 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
     with closing(checkpoints), StopSignal() as stop:
         state = first_state(program, checkpoints, config, resolved)
         start = int(state.step)
-        write_text(workdir / "config.json", json.dumps(resolved, indent=2))
+        if jax.process_index() == 0:
+            write_text(workdir / "config.json", json.dumps(resolved, indent=2))
         metadata = {"config": resolved, "contract": task.contract}
         train_step = compile_step(program, task)
         reporter = Reporter(workdir, config.total_steps, start)
@@ -130,10 +131,8 @@ def run_evaluation(
     task: Task, state: TrainState, mesh: Mesh, step: int, workdir: Path
 ) -> dict[str, float]:
     """The task's metrics under `eval/` names."""
-    figures = workdir / "figures"
-    figures.mkdir(parents=True, exist_ok=True)
     with jax.set_mesh(mesh):
-        metrics = task.evaluate(state.params, step, figures)
+        metrics = task.evaluate(state.params, step, workdir)
     return {f"eval/{key}": value for key, value in metrics.items()}
 
 

@@ -1,6 +1,5 @@
 """What training carries from step to step, and the task that drives it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,11 +31,23 @@ class Task(Protocol):
     def abstract_batch(self) -> Batch:
         """ShapeDtypeStructs of a global batch."""
 
-    def batches(self, rows: np.ndarray, start_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's rows of every batch from `start_step` on; has `close()`."""
+    def batches(self, rows: np.ndarray, start_step: int) -> "Batches":
+        """This process's rows of every batch from `start_step` on."""
 
-    def evaluate(self, params: Params, step: int, figures: Path) -> dict[str, float]:
-        """Metrics of the held-out data; draws pictures into `figures` on process 0."""
+    def evaluate(self, params: Params, step: int, workdir: Path) -> dict[str, float]:
+        """Metrics on held-out data; process 0 draws pictures into `workdir`/figures."""
+
+
+class Batches(Protocol):
+    """An endless iterator of local batches."""
+
+    bad_examples: int  # distinct undecodable examples met so far
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next step's rows, with their `example_id`."""
+
+    def close(self) -> None:
+        """Stops threads and worker processes."""
 
 
 @flax.struct.dataclass

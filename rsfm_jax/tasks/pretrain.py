@@ -1,0 +1,139 @@
+"""Masked-autoencoder pretraining."""
+
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rsfm_jax.data.device import normalize, random_flip
+from rsfm_jax.data.loader import Loader
+from rsfm_jax.data.sources import open_source
+from rsfm_jax.data.transforms import RandomResizedCrop
+from rsfm_jax.errors import UserError
+from rsfm_jax.models.attention import resolve_implementation
+from rsfm_jax.models.flops import mae_training_flops
+from rsfm_jax.models.mae import MAE, MAEConfig, draw_mask, reconstruction_loss, targets
+from rsfm_jax.models.sizes import ViTSize, vit_size
+from rsfm_jax.models.vit import ViTConfig
+from rsfm_jax.tasks.pretrain_evaluation import Probe, Reconstruction
+from rsfm_jax.training.state import Batch, Metrics, Params
+
+
+def mae_config(config: Any, platform: str) -> MAEConfig:
+    """The model that `config.model` describes, for devices of `platform`.
+
+    Raises:
+      UserError: an unknown size, type, policy or attention, or an image that patches do not
+        divide.
+    """
+    model, image_size = config.model, config.data.image_size
+    if image_size % model.patch_size:
+        raise UserError(
+            f"config.data.image_size={image_size} is not a multiple of "
+            f"config.model.patch_size={model.patch_size}"
+        )
+    if model.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"config.model.dtype: {model.dtype!r} is not float32 or bfloat16")
+    encoder = ViTConfig(
+        size=vit_size(model.size),
+        patch_size=model.patch_size,
+        drop_path=model.drop_path,
+        remat=model.remat,
+        attention=resolve_implementation(model.attention, platform),
+        dtype=jnp.dtype(model.dtype),
+    )
+    decoder = ViTSize(
+        width=model.decoder_width,
+        depth=model.decoder_depth,
+        num_heads=model.decoder_heads,
+        mlp_dim=4 * model.decoder_width,
+    )
+    return MAEConfig(
+        encoder=encoder,
+        mask_ratio=model.mask_ratio,
+        decoder=decoder,
+        decoder_class_token=model.decoder_class_token,
+        normalize_targets=model.normalize_targets,
+    )
+
+
+class Pretrain:
+    """The `Task` of MAE pretraining (see `rsfm_jax.training.state.Task`)."""
+
+    def __init__(self, config: Any, mesh: Mesh):
+        self.config, self.mesh = config, mesh
+        self.mae = mae_config(config, mesh.devices.flat[0].platform)
+        self.model = MAE(self.mae)
+        self.flops_per_image = mae_training_flops(self.mae, config.data.image_size)
+        self.contract = {
+            "bands": ["red", "green", "blue"],
+            "unit": "uint8",
+            "mean": list(config.data.mean),
+            "std": list(config.data.std),
+            "image_size": config.data.image_size,
+            "patch_size": config.model.patch_size,
+        }
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one image."""
+        return (self.config.data.image_size // self.config.model.patch_size) ** 2
+
+    @cached_property
+    def source(self) -> Any:
+        """The training images; opened only by those who train."""
+        return open_source(self.config.data.source, self.config.data.split)
+
+    def init(self, rng: jax.Array) -> Params:
+        """Fresh weights, boxed with their logical axes."""
+        size = self.config.data.image_size
+        mask = draw_mask(jnp.zeros((1, self.num_patches)), self.mae.mask_ratio)
+        return self.model.init(rng, jnp.zeros((1, size, size, 3)), mask)["params"]
+
+    def abstract_batch(self) -> Batch:
+        """uint8 images [B, H, W, 3]."""
+        size = self.config.data.image_size
+        shape = (self.config.batch_size, size, size, 3)
+        return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+    def prepare(self, batch: Batch, rng: jax.Array) -> Batch:
+        """Flips, and the noise [B, N] that chooses the visible patches."""
+        data = self.config.data
+        flip_rng, noise_rng = jax.random.split(rng)
+        images = random_flip(batch["image"], flip_rng, data.horizontal_flip, data.vertical_flip)
+        noise = jax.random.uniform(noise_rng, (images.shape[0], self.num_patches))
+        return {"image": images, "noise": noise}
+
+    def loss(self, params: Params, inputs: Batch, rng: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Mean squared error over hidden patches."""
+        predicted, target, mask = self.reconstruct(params, inputs, rng)
+        return reconstruction_loss(predicted, target, mask), {}
+
+    def reconstruct(self, params: Params, inputs: Batch, rng: jax.Array | None = None) -> Any:
+        """(predicted, target [B, N, F], mask); drop path only where an rng is given."""
+        images = normalize(inputs["image"], self.config.data.mean, self.config.data.std)
+        mask = draw_mask(inputs["noise"], self.mae.mask_ratio)
+        rngs = None if rng is None else {"drop_path": rng}
+        predicted = self.model.apply({"params": params}, images, mask, rng is None, rngs=rngs)
+        return predicted, targets(images, self.mae), mask
+
+    def batches(self, rows: np.ndarray, start_step: int) -> Loader:
+        """Random resized crops of this process's rows, from `start_step` on."""
+        data = self.config.data
+        return Loader(
+            self.source,
+            transform=RandomResizedCrop(data.image_size, tuple(data.crop_scale)),
+            batch_size=self.config.batch_size,
+            rows=rows,
+            seed=self.config.seed,
+            start_step=start_step,
+            fraction=data.fraction,
+            threads=data.threads,
+            workers=data.workers,
+            max_bad_fraction=data.max_bad_fraction,
+        )
