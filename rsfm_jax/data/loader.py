@@ -1,0 +1,273 @@
+"""Training batches whose content is a function of the step alone.
+
+Element e of training is row e % batch_size of step e // batch_size, and example `order[e]`,
+where `order` shuffles the examples anew for every pass over them. Its augmentation is drawn
+from (seed, e). So a run resumed at step k, on other hosts or with other threads and workers,
+sees the batches that an uninterrupted run sees.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from rsfm_jax.data.bad_examples import BadExamples
+from rsfm_jax.data.decode import BadImage, decode_rgb
+from rsfm_jax.data.sources import Source
+from rsfm_jax.errors import UserError
+
+# Rows of a batch are read in pieces of this many: few enough that all threads share the first
+# batch and little memory is in flight, enough that handing a piece over costs little.
+PIECE_ROWS = 16
+
+Batch = dict[str, np.ndarray]
+
+
+class Loader:
+    """Iterates for ever over this process's rows of the global batches.
+
+    Each batch is {"image": uint8 [R, S, S, 3], "example_id": int32 [R]} and, from a labelled
+    source, "label": int32 [R], with R = len(rows).
+
+    An example that cannot be read is replaced by the next one that can and kept in
+    `bad_examples`, id -> reason.
+
+    Use it as a context manager, or call `close`: it owns threads and processes. Worker
+    processes start by importing the main module, so a script that uses them needs the
+    `if __name__ == "__main__":` guard; they import no accelerator backend.
+
+    Args:
+      source: where examples come from.
+      transform: (uint8 [H, W, 3], random generator) -> uint8 [S, S, 3]; must pickle when
+        `workers` > 0.
+      batch_size: rows of the global batch.
+      rows: numbers of the rows that this process holds, in [0, batch_size).
+      seed: of order, augmentation and subset, in [0, 2**32).
+      start_step: the first step whose batch is wanted.
+      fraction: share of the examples in use, in (0, 1]. A smaller fraction is a subset of a
+        larger one with the same seed.
+      threads: read threads in each process; by default one a core without workers, else 1.
+      workers: processes that read; 0 reads in this one, which is faster where decoding
+        releases the GIL, as it does for JPEG and PNG.
+      max_bad_fraction: share of the examples in use that may be unreadable, in [0, 1).
+
+    Raises:
+      UserError: an argument is out of range; while iterating, too many bad examples.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        transform: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+        batch_size: int,
+        rows: Sequence[int] | np.ndarray,
+        seed: int,
+        start_step: int = 0,
+        fraction: float = 1.0,
+        threads: int | None = None,
+        workers: int = 0,
+        max_bad_fraction: float = 0.01,
+    ):
+        rows = np.asarray(rows)
+        if rows.size == 0 or rows.min() < 0 or rows.max() >= batch_size:
+            raise UserError(f"rows must be in [0, {batch_size}) and at least one, got {rows}")
+        ids = _subset(len(source), fraction, seed)
+        self.bad_examples = BadExamples(source, len(ids), max_bad_fraction)
+        pieces = np.array_split(rows, -(-rows.size // PIECE_ROWS))
+        reader = _PieceReader(
+            source, transform, batch_size, pieces, seed, ids, self.bad_examples.allowed
+        )
+        if threads is None:
+            threads = 1 if workers else _cores()
+        _limit_opencv()
+        if workers and not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # outside absl's app.run Grain's worker flags raise
+        dataset = (
+            grain.MapDataset.source(reader)[start_step * len(pieces) :]
+            .to_iter_dataset(
+                grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+            )
+            .mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+                worker_init_fn=_start_worker,
+            )
+            .batch(len(pieces), batch_fn=_join)
+        )
+        # Joining runs in a thread of its own, one batch ahead.
+        self._iterator = iter(
+            grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
+        )
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        batch, bad = next(self._iterator)
+        self.bad_examples.add(bad)
+        return batch
+
+    def close(self):
+        """Stops the threads and processes; may be called again."""
+        self._iterator.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class _PieceReader:
+    """Random access to pieces of batches: piece i belongs to step i // pieces a step."""
+
+    def __init__(self, source, transform, batch_size, pieces, seed, ids, allowed_bad):
+        self._source = source
+        self._transform = transform
+        self._batch_size = batch_size
+        self._pieces = pieces  # row numbers, one array a piece
+        self._seed = seed
+        self._ids = ids
+        self._allowed_bad = allowed_bad
+        self._order = grain.MapDataset.range(len(ids)).seed(seed).shuffle().repeat()
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> tuple[Batch, dict[int, str]]:
+        step, piece = divmod(index, len(self._pieces))
+        bad = {}
+        elements = step * self._batch_size + self._pieces[piece]
+        examples = [self._example(int(element), bad) for element in elements]
+        if not all(examples):
+            return {}, bad
+        return {key: np.stack([x[key] for x in examples]) for key in examples[0]}, bad
+
+    def _example(self, element: int, bad: dict[int, str]) -> dict[str, np.ndarray]:
+        """Example `order[element]` or the next readable one; {} when too many are in `bad`."""
+        position = self._order[element]
+        while len(bad) <= self._allowed_bad:
+            example_id = int(self._ids[position % len(self._ids)])
+            try:
+                example = _read(self._source, example_id)
+            except (BadImage, OSError) as error:
+                bad[example_id] = str(error)
+                position += 1
+                continue
+            rng = np.random.default_rng((self._seed, element))
+            labels = {"label": np.int32(example["label"])} if "label" in example else {}
+            image = self._transform(example["image"], rng)
+            return {"image": image, "example_id": np.int32(example_id)} | labels
+        return {}
+
+
+def load_all(
+    source: Source,
+    transform: Callable[[np.ndarray], np.ndarray],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    max_bad_fraction: float = 0.01,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads a whole source, or a seeded part of it, into memory, in the source's order.
+
+    Args:
+      transform: uint8 [H, W, 3] -> uint8 [S, S, 3].
+      limit: at most this many examples, as many of each class as there are where labelled.
+      max_bad_fraction: as for `Loader`; unreadable examples are logged and left out.
+
+    Returns:
+      images uint8 [N, S, S, 3]; labels int32 [N], None from an unlabelled source.
+
+    Raises:
+      UserError: too many bad examples.
+    """
+    ids = np.arange(len(source)) if limit is None else _balanced(source, limit, seed)
+    bad_examples = BadExamples(source, len(ids), max_bad_fraction)
+    _limit_opencv()
+
+    def load(example_id: int) -> tuple | str:
+        try:
+            example = _read(source, example_id)
+        except (BadImage, OSError) as error:
+            return str(error)
+        return transform(example["image"]), example.get("label")
+
+    with ThreadPoolExecutor(_cores()) as threads:
+        loaded = dict(zip(ids.tolist(), threads.map(load, ids.tolist()), strict=True))
+    bad_examples.add({key: value for key, value in loaded.items() if isinstance(value, str)})
+    images, labels = zip(*(x for x in loaded.values() if not isinstance(x, str)), strict=True)
+    return np.stack(images), np.array(labels, np.int32) if source.class_names else None
+
+
+def _read(source: Source, example_id: int) -> dict:
+    """The source's example with its image decoded."""
+    example = source[example_id]
+    if isinstance(example["image"], bytes):
+        example["image"] = decode_rgb(example["image"])
+    return example
+
+
+def _join(pieces: Sequence[tuple[Batch, dict[int, str]]]) -> tuple[Batch, dict[int, str]]:
+    batches, bads = zip(*pieces, strict=True)
+    bad = {key: reason for part in bads for key, reason in part.items()}
+    if not all(batches):
+        return {}, bad
+    return {key: np.concatenate([x[key] for x in batches]) for key in batches[0]}, bad
+
+
+def _subset(examples: int, fraction: float, seed: int) -> np.ndarray:
+    """Ids in use, ascending."""
+    if not 0 < fraction <= 1:
+        raise UserError(f"data.fraction is {fraction}, it must be in (0, 1]")
+    kept = max(1, round(fraction * examples))
+    return np.sort(np.random.default_rng(seed).permutation(examples)[:kept])
+
+
+def _balanced(source: Source, limit: int, seed: int) -> np.ndarray:
+    """Up to `limit` ids, ascending: the first of each class, then the second of each, ..."""
+    shuffled = np.random.default_rng(seed).permutation(len(source))
+    if source.labels is not None:
+        labels = source.labels[shuffled]
+        by_class = np.argsort(labels, kind="stable")
+        rank = np.empty_like(by_class)  # how many of its class come before
+        rank[by_class] = np.arange(len(labels)) - np.searchsorted(
+            labels[by_class], labels[by_class]
+        )
+        shuffled = shuffled[np.argsort(rank, kind="stable")]
+    return np.sort(shuffled[:limit])
+
+
+def _cores() -> int:
+    """Cores this process may use, which a scheduler can have set below the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _limit_opencv():
+    """OpenCV works in the calling thread, as our threads fill the cores, and logs errors only.
+
+    Both settings hold for the process; it would warn of each unknown tag of a GeoTIFF.
+    """
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
+
+def _start_worker(*_):
+    """A worker outlives signals meant for the run, which stops it, but never the run itself."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _limit_opencv()
+
+
+def _exit_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,0 +1,223 @@
+"""Where examples come from: a TFDS directory, a folder of images, or drawn scenes.
+
+`open_source` tells them apart. A source is random access and pickles, so that any example can
+be read from any thread or worker process.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from rsfm_jax.data.decode import BadImage
+from rsfm_jax.data.synthetic import SCENE_KINDS, draw_scene
+from rsfm_jax.errors import UserError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+SPLIT_FOLDERS = ("train", "val", "validation", "test")
+SYNTHETIC_SPLITS = ("train", "val", "test")
+
+
+class Source(Protocol):
+    """Examples 0 .. len - 1."""
+
+    class_names: tuple[str, ...]  # empty when unlabelled
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict:
+        """Returns {"image": encoded bytes or uint8 [H, W, 3], "label": int when labelled}.
+
+        Raises OSError or BadImage where the example cannot be read.
+        """
+
+    def name(self, index: int) -> str:
+        """The file or record, for messages."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int32 [N] without reading images where possible; None when unlabelled."""
+
+
+def open_source(source: str, split: str = "train") -> Source:
+    """Opens a source by its name in the configuration.
+
+    Args:
+      source: `synthetic` or `synthetic:N` for N drawn scenes (10,000 unless told), a TFDS
+        directory in array_record format (NAME/VERSION or a folder above it), or a folder of
+        images, see `FolderSource`.
+      split: for TFDS any split of the data set, with slices such as `train[:90%]`; for the
+        others one of the names that the source has.
+
+    Raises:
+      UserError: nothing there, nothing in it, or no such split.
+    """
+    if source.split(":")[0] == "synthetic":
+        return SyntheticSource(_scene_count(source), split)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise UserError(
+            f"data source {source!r} {problem}: give a folder of images, a TFDS directory "
+            "or the word synthetic"
+        )
+    prepared = _tfds_directories(folder)
+    if len(prepared) > 1:
+        listed = ", ".join(str(path) for path in prepared)
+        raise UserError(f"{folder} holds several prepared data sets, name one of: {listed}")
+    return TfdsSource(prepared[0], split) if prepared else FolderSource(folder, split)
+
+
+class FolderSource:
+    """Images below a folder, in the order of their relative paths.
+
+    With two or more subfolders and every image in one of them, the subfolders directly below
+    the folder are the classes, in alphabetical order. A folder whose subfolders are all named
+    train, val, validation or test holds those splits, each laid out as above; any other folder
+    is one split, `train`. Hidden files and folders are left out.
+    """
+
+    def __init__(self, folder: Path, split: str = "train"):
+        self.folder = _split_folder(folder, split)
+        self._files = _image_files(self.folder)
+        if not self._files:
+            raise UserError(
+                f"no images in {self.folder}: looked for files ending in " + " ".join(IMAGE_ENDINGS)
+            )
+        tops = [file.split("/")[0] if "/" in file else None for file in self._files]
+        classes = sorted(set(tops) - {None})
+        self.class_names = tuple(classes) if None not in tops and len(classes) > 1 else ()
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        self.labels = np.array([numbers[top] for top in tops], np.int32) if numbers else None
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> dict:
+        example = {"image": (self.folder / self._files[index]).read_bytes()}
+        return example if self.labels is None else example | {"label": int(self.labels[index])}
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self.folder / self._files[index])
+
+
+class TfdsSource:
+    """A prepared TFDS directory in array_record format, read without TensorFlow.
+
+    It needs a feature `image`; a ClassLabel feature `label` makes it labelled.
+    """
+
+    def __init__(self, directory: Path, split: str = "train"):
+        import tensorflow_datasets as tfds
+
+        self._where = f"{split} of {directory}"
+        builder = tfds.builder_from_directory(directory)
+        features = builder.info.features
+        if "image" not in features:
+            raise UserError(f"{directory} has no feature named image, only {', '.join(features)}")
+        try:
+            self._records = builder.as_data_source(
+                split, decoders={"image": tfds.decode.SkipDecoding()}
+            )
+        except NotImplementedError as error:  # the files are not array_record
+            raise UserError(
+                f"{directory} is stored as {builder.info.file_format.value}: prepare it again "
+                "with file_format array_record"
+            ) from error
+        except ValueError as error:
+            splits = ", ".join(builder.info.splits)
+            raise UserError(f"{directory} has no split {split!r}, it has: {splits}") from error
+        label = features.get("label")
+        labelled = isinstance(label, tfds.features.ClassLabel)
+        self.class_names = tuple(label.names) if labelled else ()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        try:
+            record = self._records[index]
+        except Exception as error:  # array_record and the record's parser raise many kinds
+            raise BadImage(f"unreadable record: {error}") from error
+        kept = ("image", "label") if self.class_names else ("image",)
+        return {key: record[key] for key in kept}
+
+    def name(self, index: int) -> str:
+        """The record's number, split and directory."""
+        return f"record {index} in {self._where}"
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """int32 [N]; reads every record once, about 25,000 a second."""
+        if not self.class_names:
+            return None
+        return np.array([self[index]["label"] for index in range(len(self))], np.int32)
+
+
+class SyntheticSource:
+    """`count` drawn aerial scenes, the kind of place as label; splits share no scene."""
+
+    class_names = SCENE_KINDS
+
+    def __init__(self, count: int, split: str = "train"):
+        if split not in SYNTHETIC_SPLITS:
+            listed = ", ".join(SYNTHETIC_SPLITS)
+            raise UserError(f"synthetic scenes have no split {split!r}, they have: {listed}")
+        self._split = split
+        self.labels = np.arange(count, dtype=np.int32) % len(SCENE_KINDS)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        label = int(self.labels[index])
+        seed = (SYNTHETIC_SPLITS.index(self._split) << 32) + index
+        return {"image": draw_scene(seed, kind=SCENE_KINDS[label]).image, "label": label}
+
+    def name(self, index: int) -> str:
+        """The scene's number."""
+        return f"synthetic {self._split} scene {index}"
+
+
+def _scene_count(source: str) -> int:
+    _, colon, count = source.partition(":")
+    if not colon:
+        return 10_000
+    if not count.isdecimal() or int(count) < 1:
+        raise UserError(f"data source {source!r}: write synthetic:N with N scenes, N >= 1")
+    return int(count)
+
+
+def _tfds_directories(folder: Path) -> list[Path]:
+    """Prepared data sets at NAME/VERSION when given it, NAME, or the folder above NAME."""
+    infos = (
+        path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}dataset_info.json")
+    )
+    return sorted(info.parent for info in infos)
+
+
+def _split_folder(folder: Path, split: str) -> Path:
+    subfolders = sorted(path.name for path in _visible(os.scandir(folder)) if path.is_dir())
+    splits = subfolders if subfolders and set(subfolders) <= set(SPLIT_FOLDERS) else []
+    if split not in (splits or ["train"]):
+        has = f"has: {', '.join(splits)}" if splits else "is one split, train"
+        raise UserError(f"{folder} has no split {split!r}, it {has}")
+    return folder / split if splits else folder
+
+
+def _image_files(folder: Path) -> list[str]:
+    """Relative paths with forward slashes, sorted."""
+    files = []
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        images = [name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
+        relative = Path(parent).relative_to(folder)
+        files += [(relative / name).as_posix() for name in images if not name.startswith(".")]
+    return sorted(files)
+
+
+def _visible(entries):
+    return (entry for entry in entries if not entry.name.startswith("."))

@@ -1,0 +1,78 @@
+"""Crops on the host, uint8 in and uint8 out; flips and normalising happen on the device.
+
+Resampling: OpenCV's INTER_AREA where the crop shrinks both ways, which averages over every
+source pixel and so does not alias, INTER_CUBIC (bicubic) otherwise. OpenCV's bicubic itself
+does not antialias; an antialiased bicubic, such as Pillow's, costs about 1.5 times the whole
+decode-and-crop (docs/input.md).
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+
+def random_resized_crop(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    size: int,
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> np.ndarray:
+    """A random part of the image, resampled to a square.
+
+    The part is drawn as torchvision's RandomResizedCrop does: area uniform in `scale` (a share
+    of the image), width / height log-uniform in `ratio`, position uniform; after ten draws that
+    do not fit, the largest central part with an allowed aspect. The defaults are those of MAE
+    pretraining (https://arxiv.org/abs/2111.06377, appendix A.1).
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: pixels a side of the result.
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width = round(math.sqrt(area * aspect))
+        crop_height = round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = rng.integers(height - crop_height + 1)
+            left = rng.integers(width - crop_width + 1)
+            return _resize(image[top : top + crop_height, left : left + crop_width], size)
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    crop_width = min(width, max(1, round(height * aspect)))
+    crop_height = min(height, max(1, round(width / aspect)))
+    return _resize(_center_crop(image, crop_height, crop_width), size)
+
+
+def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """The largest central square, resampled to `size` pixels a side, for evaluation.
+
+    Unlike the usual 87.5 % crop it keeps the whole shorter side: scenes seen from above have
+    no subject in the middle.
+
+    Args:
+      image: uint8 [H, W, 3].
+
+    Returns:
+      uint8 [size, size, 3].
+    """
+    side = min(image.shape[:2])
+    return _resize(_center_crop(image, side, side), size)
+
+
+def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    top = (image.shape[0] - height) // 2
+    left = (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    shrinks = min(image.shape[:2]) >= size
+    return cv2.resize(
+        image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
