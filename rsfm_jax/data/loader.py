@@ -37,8 +37,8 @@ class Loader:
     Each batch is {"image": uint8 [R, S, S, 3], "example_id": int32 [R]} and, from a labelled
     source, "label": int32 [R], with R = len(rows).
 
-    An example that cannot be read is replaced by the next one that can and kept in
-    `bad_examples`, id -> reason.
+    An example that cannot be read is logged once by name, counted in `bad_examples`, and
+    replaced by the next one that can.
 
     Use it as a context manager, or call `close`: it owns threads and processes. Worker
     processes start by importing the main module, so a script that uses them needs the
@@ -81,11 +81,9 @@ class Loader:
         if rows.size == 0 or rows.min() < 0 or rows.max() >= batch_size:
             raise UserError(f"rows must be in [0, {batch_size}) and at least one, got {rows}")
         ids = _subset(len(source), fraction, seed)
-        self.bad_examples = BadExamples(source, len(ids), max_bad_fraction)
+        self._bad = BadExamples(source, len(ids), max_bad_fraction)
         pieces = np.array_split(rows, -(-rows.size // PIECE_ROWS))
-        reader = _PieceReader(
-            source, transform, batch_size, pieces, seed, ids, self.bad_examples.allowed
-        )
+        reader = _PieceReader(source, transform, batch_size, pieces, seed, ids, self._bad.allowed)
         if threads is None:
             threads = 1 if workers else _cores()
         _limit_opencv()
@@ -112,8 +110,13 @@ class Loader:
 
     def __next__(self) -> Batch:
         batch, bad = next(self._iterator)
-        self.bad_examples.add(bad)
+        self._bad.add(bad)
         return batch
+
+    @property
+    def bad_examples(self) -> int:
+        """How many distinct examples could not be read so far."""
+        return len(self._bad)
 
     def close(self):
         """Stops the threads and processes; may be called again."""

@@ -33,20 +33,31 @@ def random_resized_crop(
     Returns:
       uint8 [size, size, 3].
     """
-    height, width = image.shape[:2]
+    top, left, height, width = draw_crop(*image.shape[:2], rng, scale, ratio)
+    return _resize(image[top : top + height, left : left + width], size)
+
+
+def draw_crop(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """The part that `random_resized_crop` takes: top, left, height, width in pixels."""
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         crop_width = round(math.sqrt(area * aspect))
         crop_height = round(math.sqrt(area / aspect))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = rng.integers(height - crop_height + 1)
-            left = rng.integers(width - crop_width + 1)
-            return _resize(image[top : top + crop_height, left : left + crop_width], size)
+            top = int(rng.integers(height - crop_height + 1))
+            left = int(rng.integers(width - crop_width + 1))
+            return top, left, crop_height, crop_width
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    crop_width = min(width, max(1, round(height * aspect)))
-    crop_height = min(height, max(1, round(width / aspect)))
-    return _resize(_center_crop(image, crop_height, crop_width), size)
+    crop_width = min(width, round(height * aspect))
+    crop_height = min(height, round(width / aspect))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
 def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -61,18 +72,13 @@ def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
     Returns:
       uint8 [size, size, 3].
     """
-    side = min(image.shape[:2])
-    return _resize(_center_crop(image, side, side), size)
-
-
-def _center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    top = (image.shape[0] - height) // 2
-    left = (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return _resize(image[top : top + side, left : left + side], size)
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
     shrinks = min(image.shape[:2]) >= size
-    return cv2.resize(
-        image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    )
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(image, (size, size), interpolation=method)
