@@ -1,6 +1,7 @@
-"""Frozen features of many images, and the baselines that any representation must beat."""
+"""Running a model over many held-out images, and the simplest features to beat."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,25 +11,30 @@ from rsfm_jax.sharding.mesh import Placement
 from rsfm_jax.sharding.rules import batch_sharding
 
 
-def extract_features(
-    encode: Callable[[jax.Array], jax.Array], images: np.ndarray, batch_size: int, mesh: Mesh
-) -> np.ndarray:
-    """Features [N, D] float32 of uint8 images [N, H, W, 3], whole on every process.
+def map_batches(
+    function: Callable[[Any], Any], examples: dict[str, np.ndarray], batch_size: int, mesh: Mesh
+) -> Any:
+    """Applies a jitted function to all examples in batches of one shape.
 
     Args:
-      encode: a jitted function [B, H, W, 3] -> [B, D] with a replicated result.
-      images: all images; every process holds all of them.
+      function: batch -> tree of arrays whose first axis is the batch, replicated on all devices.
+      examples: arrays whose first axis is the example; every process holds all of them.
       batch_size: a multiple of the mesh's data x fsdp; the last batch is filled up.
       mesh: where to run.
+
+    Returns:
+      The tree of numpy arrays, first axis the example, whole on every process.
     """
     placement = Placement(batch_sharding(mesh), batch_size)
-    features = []
-    for start in range(0, len(images), batch_size):
-        chunk = images[start : start + batch_size]
-        filled = np.resize(chunk, (batch_size, *chunk.shape[1:]))
-        batch = placement({"image": filled[placement.rows]})
-        features.append(np.asarray(encode(batch["image"]), np.float32)[: len(chunk)])
-    return np.concatenate(features)
+    count = len(next(iter(examples.values())))
+    results = []
+    for start in range(0, count, batch_size):
+        ids = np.resize(np.arange(start, min(start + batch_size, count)), batch_size)
+        local = ids[placement.rows]
+        result = function(placement({key: value[local] for key, value in examples.items()}))
+        kept = min(batch_size, count - start)
+        results.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], result))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
 def image_statistics(images: np.ndarray) -> np.ndarray:

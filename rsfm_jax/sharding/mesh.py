@@ -30,7 +30,7 @@ def make_mesh(config: Any, devices: list[Any] | None = None) -> Mesh:
         raise UserError(f"{asked}: sizes are positive, and one may be -1 (the devices left over)")
     fixed = int(np.prod([size for size in shape if size != -1]))
     if fixed > len(devices) or len(devices) % fixed or (-1 not in shape and fixed != len(devices)):
-        raise UserError(f"{asked}: does not fit the {len(devices)} devices there are; change a size")
+        raise UserError(f"{asked}: does not fit the {len(devices)} devices there are")
     shape = [len(devices) // fixed if size == -1 else size for size in shape]
     # Auto axes: the compiler propagates shardings, as Linen modules need.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

@@ -66,6 +66,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(RULES["batch"]))
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, P())
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     """Pins an activation's placement on the mesh set by `jax.set_mesh`; none set, no change."""
     if jax.sharding.get_abstract_mesh().empty:

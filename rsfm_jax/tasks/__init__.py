@@ -14,5 +14,5 @@ TASKS = {"pretrain": Pretrain}
 def make_task(config: Any, mesh: Mesh) -> Task:
     """The task of `config.task`; raises `UserError` with the known names."""
     if config.task not in TASKS:
-        raise UserError(f"config.task: unknown task {config.task!r}; choose from {', '.join(TASKS)}")
+        raise UserError(f"config.task: unknown {config.task!r}; choose from {', '.join(TASKS)}")
     return TASKS[config.task](config, mesh)

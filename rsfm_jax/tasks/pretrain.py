@@ -1,25 +1,25 @@
 """Masked-autoencoder pretraining."""
 
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from rsfm_jax.data.device import normalize, random_flip
 from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.sources import open_source
-from rsfm_jax.data.transforms import RandomResizedCrop
+from rsfm_jax.data.transforms import random_resized_crop
 from rsfm_jax.errors import UserError
 from rsfm_jax.models.attention import resolve_implementation
 from rsfm_jax.models.flops import mae_training_flops
 from rsfm_jax.models.mae import MAE, MAEConfig, draw_mask, reconstruction_loss, targets
 from rsfm_jax.models.sizes import ViTSize, vit_size
 from rsfm_jax.models.vit import ViTConfig
+from rsfm_jax.sharding.rules import tree_shardings, unbox
 from rsfm_jax.tasks.pretrain_evaluation import Probe, Reconstruction
 from rsfm_jax.training.state import Batch, Metrics, Params
 
@@ -78,16 +78,13 @@ class Pretrain:
             "image_size": config.data.image_size,
             "patch_size": config.model.patch_size,
         }
+        self._reconstruction = Reconstruction(config, self.mae, mesh)
+        self._probe = Probe(config, self.mae.encoder, mesh, self._random_params)
 
     @property
     def num_patches(self) -> int:
         """Patches of one image."""
         return (self.config.data.image_size // self.config.model.patch_size) ** 2
-
-    @cached_property
-    def source(self) -> Any:
-        """The training images; opened only by those who train."""
-        return open_source(self.config.data.source, self.config.data.split)
 
     def init(self, rng: jax.Array) -> Params:
         """Fresh weights, boxed with their logical axes."""
@@ -111,23 +108,20 @@ class Pretrain:
 
     def loss(self, params: Params, inputs: Batch, rng: jax.Array) -> tuple[jax.Array, Metrics]:
         """Mean squared error over hidden patches."""
-        predicted, target, mask = self.reconstruct(params, inputs, rng)
-        return reconstruction_loss(predicted, target, mask), {}
-
-    def reconstruct(self, params: Params, inputs: Batch, rng: jax.Array | None = None) -> Any:
-        """(predicted, target [B, N, F], mask); drop path only where an rng is given."""
         images = normalize(inputs["image"], self.config.data.mean, self.config.data.std)
         mask = draw_mask(inputs["noise"], self.mae.mask_ratio)
-        rngs = None if rng is None else {"drop_path": rng}
-        predicted = self.model.apply({"params": params}, images, mask, rng is None, rngs=rngs)
-        return predicted, targets(images, self.mae), mask
+        rngs = {"drop_path": rng}
+        predicted = self.model.apply({"params": params}, images, mask, False, rngs=rngs)
+        return reconstruction_loss(predicted, targets(images, self.mae), mask), {}
 
     def batches(self, rows: np.ndarray, start_step: int) -> Loader:
         """Random resized crops of this process's rows, from `start_step` on."""
         data = self.config.data
         return Loader(
-            self.source,
-            transform=RandomResizedCrop(data.image_size, tuple(data.crop_scale)),
+            open_source(data.source, data.split),
+            transform=partial(
+                random_resized_crop, size=data.image_size, scale=tuple(data.crop_scale)
+            ),
             batch_size=self.config.batch_size,
             rows=rows,
             seed=self.config.seed,
@@ -137,3 +131,19 @@ class Pretrain:
             workers=data.workers,
             max_bad_fraction=data.max_bad_fraction,
         )
+
+    def evaluate(self, params: Params, step: int, workdir: Path) -> dict[str, float]:
+        """Held-out reconstruction and, where a labelled folder is given, probes."""
+        metrics = self._reconstruction(params, workdir / "figures")
+        if self.config.eval.probe_source:
+            metrics |= self._probe(params, step, workdir)
+        return metrics
+
+    def _random_params(self) -> Params:
+        """The weights that this run started from, laid out over the mesh."""
+
+        def init() -> Params:
+            return self.init(jax.random.key(self.config.seed))
+
+        shardings = tree_shardings(jax.eval_shape(init), self.mesh)
+        return jax.jit(lambda: unbox(init()), out_shardings=shardings)()

@@ -23,7 +23,7 @@ class Reporter:
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
-        self._lines = open(workdir / "metrics.jsonl", "a", buffering=1)
+        self._lines = (workdir / "metrics.jsonl").open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"))
         self._bar = tqdm(
             total=total_steps,

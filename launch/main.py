@@ -1,0 +1,98 @@
+"""Trains or evaluates what a config describes.
+
+    python launch/main.py --config=configs/quickstart.py --workdir=runs/quickstart
+    python launch/main.py --config=configs/mae_86m.py --workdir=DIR --config.data.source=IMAGES
+
+A work folder that holds a checkpoint is resumed. Exit status: 0 done, 2 bad config or data
+(one line says what), 75 stopped by a signal after saving, 1 anything else.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from rsfm_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for checkpoints, metrics and figures; runs/NAME by default"
+)
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, where neither SLURM nor a TPU pod tells"
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0")
+
+EXIT_BAD_INPUT = 2
+EXIT_PREEMPTED = 75
+
+
+def parse_command_line(arguments: list[str]) -> tuple[Any, Path]:
+    """(the resolved config, the work folder); raises `UserError` on any bad argument."""
+    try:
+        rest = flags.FLAGS(arguments)
+        config = CONFIG.value
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if rest[1:]:
+        raise UserError(f"unexpected argument {rest[1]!r}; overrides look like --config.seed=1")
+    if config is None:
+        raise UserError("give a config: python launch/main.py --config=configs/quickstart.py")
+    name = Path(flags.FLAGS["config"].config_filename).stem
+    return config, Path(WORKDIR.value or Path("runs", name))
+
+
+def run(config: Any, workdir: Path) -> None:
+    """Builds mesh and task, then trains or evaluates."""
+    # Imported here: --help and a bad command line need no accelerator.
+    import jax
+
+    from rsfm_jax.sharding import distributed
+    from rsfm_jax.sharding.mesh import check_batch, make_mesh
+    from rsfm_jax.tasks import make_task
+    from rsfm_jax.training import loop
+
+    distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    logging.info(
+        "process %d of %d: %d of %d devices (%s)",
+        jax.process_index(),
+        jax.process_count(),
+        jax.local_device_count(),
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+    )
+    mesh = make_mesh(config)
+    check_batch(config, mesh)
+    task = make_task(config, mesh)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if MODE.value == "evaluate":
+        loop.evaluate(task, config, mesh, workdir)
+    else:
+        loop.train(task, config, mesh, workdir)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command and returns its exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("absl", "jax", "orbax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from rsfm_jax.training.preemption import Preempted
+
+    try:
+        run(*parse_command_line(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_PREEMPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
