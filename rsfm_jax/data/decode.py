@@ -37,7 +37,8 @@ class BadImage(ValueError):
 def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Returns the image as uint8 [H, W, 3].
 
-    `max_pixels` bounds H * W and is checked from the header, before any pixel is decoded.
+    `max_pixels` bounds H * W and is checked from the header, before any pixel is decoded; what
+    Pillow reads is bounded by twice the default in any case.
 
     Raises:
       BadImage: truncated, undecodable, oversized, or of a pixel type without a known range.
