@@ -114,8 +114,11 @@ class TfdsSource:
         import tensorflow_datasets as tfds
 
         self._where = f"{split} of {directory}"
-        builder = tfds.builder_from_directory(directory)
-        features = builder.info.features
+        try:
+            builder = tfds.builder_from_directory(directory)
+        except Exception as error:  # unreadable metadata raises many kinds
+            raise UserError(f"{directory} cannot be opened, prepare it again: {error}") from error
+        features = dict(builder.info.features.items())
         if "image" not in features:
             raise UserError(f"{directory} has no feature named image, only {', '.join(features)}")
         try:
@@ -130,6 +133,8 @@ class TfdsSource:
         except ValueError as error:
             splits = ", ".join(builder.info.splits)
             raise UserError(f"{directory} has no split {split!r}, it has: {splits}") from error
+        if len(self._records) == 0:
+            raise UserError(f"{self._where} is empty")
         label = features.get("label")
         labelled = isinstance(label, tfds.features.ClassLabel)
         self.class_names = tuple(label.names) if labelled else ()
@@ -151,10 +156,16 @@ class TfdsSource:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """int32 [N]; reads every record once, about 25,000 a second."""
+        """int32 [N], -1 where unreadable; reads every record once, about 25,000 a second."""
         if not self.class_names:
             return None
-        return np.array([self[index]["label"] for index in range(len(self))], np.int32)
+        return np.array([self._label(index) for index in range(len(self))], np.int32)
+
+    def _label(self, index: int) -> int:
+        try:
+            return self[index]["label"]
+        except BadImage:
+            return -1
 
 
 class SyntheticSource:
