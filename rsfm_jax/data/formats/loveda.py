@@ -1,0 +1,24 @@
+"""LoveDA: seven classes of land cover in urban and rural scenes."""
+
+import numpy as np
+
+from rsfm_jax.data.formats import IGNORE, Report, stop
+
+CLASSES = ("background", "building", "road", "water", "barren", "forest", "agriculture")
+DOMAINS = ("Urban", "Rural")
+
+
+def decode_mask(values: np.ndarray, where: str, bad: Report = stop) -> np.ndarray:
+    """File values [H, W] (0 = no data, 1..7) -> class indices uint8 [H, W] 0..6, 255 = ignored.
+
+    A value over 7 is reported with its place and becomes 255.
+    """
+    unknown = values > len(CLASSES)
+    if unknown.any():
+        y, x = np.argwhere(unknown)[0]
+        bad(
+            f"{where}: unknown label {values[y, x]} at x {x}, y {y} "
+            f"({unknown.sum()} such pixels), LoveDA masks hold 0 to 7"
+        )
+    ignored = unknown | (values == 0)
+    return np.where(ignored, IGNORE, values.astype(np.int64) - 1).astype(np.uint8)
