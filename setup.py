@@ -38,7 +38,7 @@ setup(
         "numpy>=2",
         "pillow>=11",
         "simplejpeg>=1.8",
-        "opencv-python-headless>=4.10",
+        "opencv-python-headless>=5",
         "scikit-learn>=1.6",
         "matplotlib>=3.9",
         "tensorboardX>=2.6",
