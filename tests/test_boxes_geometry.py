@@ -132,14 +132,18 @@ def test_square_keeps_its_axes():
     np.testing.assert_allclose(geometry.canonical(np.array([0, 0, 5, 5, 0.3])), [0, 0, 5, 5, 0.3])
 
 
+def _area(box):
+    return box[..., 2] * box[..., 3]
+
+
 def test_numpy_and_jax_agree_under_jit_and_vmap():
     rng = np.random.default_rng(1)
     batch = rng.uniform(1, 50, (3, 7, 5)).astype(np.float32)
-    skew = np.array([[0, 0], [0.1, 0], [0.3, 0.1], [0, 0]], np.float32)  # no rectangles now
+    skew = np.array([[1, 1], [1, 1.3], [1.2, 1], [1, 1]], np.float32)  # no longer rectangles
     for fn in (
         geometry.canonical, geometry.to_corners, geometry.to_hbb, geometry.is_valid,
         lambda b: geometry.from_corners(geometry.to_corners(b)),
-        lambda b: geometry.min_area_rectangle(geometry.to_corners(b) + skew),
+        lambda b: _area(geometry.min_area_rectangle(geometry.to_corners(b) * skew)),
         lambda b: geometry.rescale(b, 0.5, 0.7), lambda b: geometry.rotate(b, 0.4, (3, 4)),
     ):
         got = jax.jit(jax.vmap(fn))(jnp.asarray(batch))
