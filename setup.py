@@ -53,9 +53,9 @@ setup(
             "hypothesis>=6.100",
             "shapely>=2.0",
             "ruff>=0.12",
-            # Truths that nobody here wrote. The 2.13 wheel is the one tested.
+            # Truths that nobody here wrote.
             "torch>=2.6",
-            "transformers>=5,<6",
+            "transformers>=5.23,<6",
         ],
     },
 )
