@@ -126,6 +126,7 @@ def test_wrong_arguments(folder):
     for wrong, message in (
         ({"fraction": 0.0}, r"data.fraction is 0.0, it must be in \(0, 1\]"),
         ({"rows": np.array([BATCH])}, r"rows must be in \[0, 40\)"),
+        ({"seed": -1}, "seed is -1, it must not be negative"),
         ({"max_bad_fraction": 1.0}, "max_bad_fraction is 1.0"),
     ):
         with pytest.raises(UserError, match=message):

@@ -7,6 +7,8 @@ from rsfm_jax.errors import UserError
 
 LISTED = 20
 
+_log = logging.getLogger(__name__)
+
 
 class BadExamples(dict[int, str]):
     """Example id -> reason, of the bad examples met so far.
@@ -33,7 +35,7 @@ class BadExamples(dict[int, str]):
         for example_id, reason in reasons.items():
             if example_id not in self:
                 self[example_id] = reason
-                logging.warning(
+                _log.warning(
                     "bad example %d of at most %d: %s",
                     len(self),
                     self.allowed,
