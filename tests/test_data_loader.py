@@ -265,7 +265,7 @@ def assert_gone(pids: list[int]):
 def test_a_script_that_forgets_to_close_still_exits(folder, tmp_path, then, status):
     process, workers = start_script(folder, tmp_path, then)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == status, errors
+    assert (process.returncode, errors) == (status, "")
     assert_gone(workers)
 
 

@@ -1,7 +1,7 @@
 """Orbax checkpoints of a run: asynchronous, self-describing, strictly restored.
 
-The only module that knows Orbax. A checkpoint holds the train state and, as metadata, the
-resolved config and the input contract.
+The only module that knows Orbax. A checkpoint holds the weights (`params`), the rest of the
+train state (`training`) and, as metadata, the resolved config and the input contract.
 """
 
 from pathlib import Path
@@ -12,10 +12,6 @@ from orbax.checkpoint import v1 as ocp
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.training.state import TrainState
-
-# The state's name inside a checkpoint.
-STATE = "state"
-
 
 class Checkpoints:
     """The checkpoints of one work folder.
@@ -49,7 +45,7 @@ class Checkpoints:
         if step == self.latest_step():
             return
         self._checkpointer.save_checkpointables_async(
-            step, {STATE: state}, force=True, custom_metadata=metadata
+            step, _split(state), force=True, custom_metadata=metadata
         )
 
     def restore(self, abstract_state: TrainState, config: dict[str, Any]) -> TrainState:
@@ -61,11 +57,17 @@ class Checkpoints:
         step = self.latest_step()
         written = self._checkpointer.checkpointables_metadata(step).custom_metadata["config"]
         refuse_other_model(written, config, f"{self._checkpointer.directory}/{step}")
-        return self._checkpointer.load_checkpointables(step, {STATE: abstract_state})[STATE]
+        parts = self._checkpointer.load_checkpointables(step, _split(abstract_state))
+        return parts["training"].replace(params=parts["params"])
 
     def close(self) -> None:
         """Waits for what is being written."""
         self._checkpointer.close()
+
+
+def _split(state: TrainState) -> dict[str, Any]:
+    """Weights apart from the rest, so that another run can load them alone."""
+    return {"params": state.params, "training": state.replace(params=None)}
 
 
 def refuse_other_model(written: dict[str, Any], config: dict[str, Any], where: str) -> None:
@@ -98,7 +100,7 @@ def load_params(source: str, abstract_params: Any) -> Any:
       UserError: no checkpoint there, or weights that are missing or of another shape.
     """
     folder = find_checkpoint(Path(source))
-    held = ocp.checkpointables_metadata(folder).metadata[STATE]["params"]
+    held = ocp.checkpointables_metadata(folder).metadata["params"]
     shapes = {jax.tree_util.keystr(k): v.shape for k, v in jax.tree.leaves_with_path(held)}
     for path, leaf in jax.tree.leaves_with_path(abstract_params):
         key = jax.tree_util.keystr(path)
@@ -107,7 +109,7 @@ def load_params(source: str, abstract_params: Any) -> Any:
                 f"config.init_from={source}: weight {key} is {shapes.get(key, 'missing')} there, "
                 f"{leaf.shape} in this model"
             )
-    return ocp.load_checkpointables(folder, {STATE: {"params": abstract_params}})[STATE]["params"]
+    return ocp.load_checkpointables(folder, {"params": abstract_params})["params"]
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -85,9 +85,9 @@ def make_train_step(
         # whole on every device.
         grads = jax.lax.with_sharding_constraint(grads, param_shardings)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-        finite &= jnp.isfinite(optax.global_norm(updates))
+        finite &= jnp.isfinite(optax.tree.norm(updates))
         params = optax.apply_updates(state.params, updates)
 
         def if_finite(new: Any, old: Any) -> Any:
