@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -108,15 +109,15 @@ class Loader:
             .batch(len(pieces), batch_fn=_join)
         )
         # Joining runs in a thread of its own, one batch ahead.
-        self._iterator = iter(
-            grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
-        )
+        joined = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
+        self._iterators = [iter(joined)]  # emptied on closing
+        self._close = weakref.finalize(self, _close_all, self._iterators)
 
     def __iter__(self) -> "Loader":
         return self
 
     def __next__(self) -> Batch:
-        batch, bad = next(self._iterator)
+        batch, bad = next(self._iterators[0])
         self._bad.add(bad)
         return batch
 
@@ -126,8 +127,8 @@ class Loader:
         return len(self._bad)
 
     def close(self):
-        """Stops the threads and processes; may be called again."""
-        self._iterator.close()
+        """Stops the threads and processes; may be called again, and is at the program's exit."""
+        self._close()
 
     def __enter__(self) -> "Loader":
         return self
@@ -261,6 +262,12 @@ def _balanced(source: Source, limit: int, seed: int) -> np.ndarray:
         )
         shuffled = shuffled[np.argsort(rank, kind="stable")]
     return np.sort(shuffled[:limit])
+
+
+def _close_all(iterators: list[grain.DatasetIterator]):
+    """Closes and forgets them: Grain's complain if they are still there at Python's very end."""
+    while iterators:
+        iterators.pop().close()
 
 
 def _cores() -> int:
