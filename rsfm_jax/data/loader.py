@@ -1,12 +1,5 @@
-"""Training batches whose content is a function of the step alone.
+"""Threads and processes that read batches; what is in them, `elements` says."""
 
-Element e of training is row e % batch_size of step e // batch_size. Of N examples it takes
-number e % N of a shuffled order, drawn from the seed and the epoch e // N; its augmentation is
-drawn from the seed and e. So a run resumed at step k, on other hosts or with other threads and
-workers, sees the batches that an uninterrupted run sees.
-"""
-
-import functools
 import multiprocessing
 import os
 import signal
@@ -22,16 +15,14 @@ import numpy as np
 from absl import flags
 
 from rsfm_jax.data.bad_examples import BadExamples
-from rsfm_jax.data.decode import BadImage, decode_rgb
+from rsfm_jax.data.decode import BadImage
+from rsfm_jax.data.elements import Elements, Transform, read_example, subset
 from rsfm_jax.data.sources import Source
 from rsfm_jax.errors import UserError
 
 # Rows of a batch are read in pieces of this many: few enough that all threads share the first
 # batch and little memory is in flight, enough that handing a piece over costs little.
 PIECE_ROWS = 16
-
-# What a random stream is for; each is seeded with (seed, one of these, ...).
-_ORDER, _AUGMENT, _SUBSET = range(3)
 
 Batch = dict[str, np.ndarray]
 
@@ -47,7 +38,7 @@ class Loader:
 
     Use it as a context manager, or call `close`: it owns threads and processes. Worker
     processes start by importing the main module, so a script that uses them needs the
-    `if __name__ == "__main__":` guard; they import no accelerator backend.
+    `if __name__ == "__main__":` guard; they start no JAX backend.
 
     Args:
       source: where examples come from.
@@ -73,7 +64,7 @@ class Loader:
         self,
         source: Source,
         *,
-        transform: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+        transform: Transform,
         batch_size: int,
         rows: Sequence[int] | np.ndarray,
         seed: int,
@@ -86,19 +77,18 @@ class Loader:
         rows = np.asarray(rows)
         if rows.size == 0 or rows.min() < 0 or rows.max() >= batch_size:
             raise UserError(f"rows must be in [0, {batch_size}) and at least one, got {rows}")
-        if seed < 0:
-            raise UserError(f"seed is {seed}, it must not be negative")
-        ids = _subset(len(source), fraction, seed)
+        ids = subset(len(source), fraction, seed)
         self._bad = BadExamples(source, len(ids), max_bad_fraction)
-        pieces = np.array_split(rows, -(-rows.size // PIECE_ROWS))
-        reader = _PieceReader(source, transform, batch_size, pieces, seed, ids, self._bad.allowed)
+        elements = Elements(source, transform, ids, seed, self._bad.allowed)
+        piece_rows = np.array_split(rows, -(-rows.size // PIECE_ROWS))
+        pieces = _Pieces(elements, batch_size, piece_rows)
         if threads is None:
             threads = 1 if workers else _cores()
         _limit_opencv()
         if workers and not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # outside absl's app.run Grain's worker flags raise
         dataset = (
-            grain.MapDataset.source(reader)[start_step * len(pieces) :]
+            grain.MapDataset.source(pieces)[start_step * len(piece_rows) :]
             .to_iter_dataset(
                 grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
             )
@@ -106,7 +96,7 @@ class Loader:
                 grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
                 worker_init_fn=_start_worker,
             )
-            .batch(len(pieces), batch_fn=_join)
+            .batch(len(piece_rows), batch_fn=_join)
         )
         # Joining runs in a thread of its own, one batch ahead.
         joined = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=1)
@@ -137,47 +127,26 @@ class Loader:
         self.close()
 
 
-class _PieceReader:
+class _Pieces:
     """Random access to pieces of batches: piece i belongs to step i // pieces a step."""
 
-    def __init__(self, source, transform, batch_size, pieces, seed, ids, allowed_bad):
-        self._source = source
-        self._transform = transform
+    def __init__(self, elements: Elements, batch_size: int, rows: list[np.ndarray]):
+        self._elements = elements
         self._batch_size = batch_size
-        self._pieces = pieces  # row numbers, one array a piece
-        self._seed = seed
-        self._ids = ids
-        self._allowed_bad = allowed_bad
+        self._rows = rows  # one array a piece
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, index: int) -> tuple[Batch, dict[int, str]]:
-        step, piece = divmod(index, len(self._pieces))
+        """The piece, {} when its rows could not be filled, and reasons of the bad examples."""
+        step, piece = divmod(index, len(self._rows))
         bad = {}
-        elements = step * self._batch_size + self._pieces[piece]
-        examples = [self._example(int(element), bad) for element in elements]
+        numbers = step * self._batch_size + self._rows[piece]
+        examples = [self._elements.read(int(number), bad) for number in numbers]
         if not all(examples):
             return {}, bad
         return {key: np.stack([x[key] for x in examples]) for key in examples[0]}, bad
-
-    def _example(self, element: int, bad: dict[int, str]) -> dict[str, np.ndarray]:
-        """The element's example or the next readable one; {} when too many are in `bad`."""
-        epoch, place = divmod(element, len(self._ids))
-        position = int(_epoch_order(len(self._ids), self._seed, epoch)[place])
-        while len(bad) <= self._allowed_bad:
-            example_id = int(self._ids[position % len(self._ids)])
-            try:
-                example = _read(self._source, example_id)
-            except (BadImage, OSError) as error:
-                bad[example_id] = str(error)
-                position += 1
-                continue
-            rng = np.random.default_rng((self._seed, _AUGMENT, element))
-            labels = {"label": np.int32(example["label"])} if "label" in example else {}
-            image = self._transform(example["image"], rng)
-            return {"image": image, "example_id": np.int32(example_id)} | labels
-        return {}
 
 
 def load_all(
@@ -207,7 +176,7 @@ def load_all(
 
     def load(example_id: int) -> tuple | str:
         try:
-            example = _read(source, example_id)
+            example = read_example(source, example_id)
         except (BadImage, OSError) as error:
             return str(error)
         return transform(example["image"]), example.get("label")
@@ -219,14 +188,6 @@ def load_all(
     return np.stack(images), np.array(labels, np.int32) if source.class_names else None
 
 
-def _read(source: Source, example_id: int) -> dict:
-    """The source's example with its image decoded."""
-    example = source[example_id]
-    if isinstance(example["image"], bytes):
-        return example | {"image": decode_rgb(example["image"])}
-    return example
-
-
 def _join(pieces: Sequence[tuple[Batch, dict[int, str]]]) -> tuple[Batch, dict[int, str]]:
     batches, bads = zip(*pieces, strict=True)
     bad = {key: reason for part in bads for key, reason in part.items()}
@@ -235,24 +196,9 @@ def _join(pieces: Sequence[tuple[Batch, dict[int, str]]]) -> tuple[Batch, dict[i
     return {key: np.concatenate([x[key] for x in batches]) for key in batches[0]}, bad
 
 
-def _subset(examples: int, fraction: float, seed: int) -> np.ndarray:
-    """Ids in use, ascending."""
-    if not 0 < fraction <= 1:
-        raise UserError(f"data.fraction is {fraction}, it must be in (0, 1]")
-    kept = max(1, round(fraction * examples))
-    return np.sort(np.random.default_rng((seed, _SUBSET)).permutation(examples)[:kept])
-
-
-# Grain's own shuffle takes 2 ms an element on a set of 8 examples, 0.2 ms on one of 100.
-@functools.lru_cache(maxsize=4)
-def _epoch_order(examples: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(examples)."""
-    return np.random.default_rng((seed, _ORDER, epoch)).permutation(examples)
-
-
 def _balanced(source: Source, limit: int, seed: int) -> np.ndarray:
     """Up to `limit` ids, ascending: the first of each class, then the second of each, ..."""
-    shuffled = np.random.default_rng((seed, _SUBSET)).permutation(len(source))
+    shuffled = np.random.default_rng(seed).permutation(len(source))
     if source.labels is not None:
         labels = source.labels[shuffled]
         by_class = np.argsort(labels, kind="stable")
