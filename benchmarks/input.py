@@ -1,0 +1,144 @@
+"""How fast images are read: decoding, cropping and the loader, beside plain Pillow.
+
+    python benchmarks/input.py --image_size=512 --quality=85
+
+Draws aerial scenes, writes them as JPEG, and reads them in every way in turn, several rounds.
+CPU time of this process and of the workers is what is compared: it holds on a busy machine.
+Every line shows medians over the rounds.
+"""
+
+import functools
+import io
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from absl import app, flags
+from PIL import Image
+
+from rsfm_jax.data.decode import decode_rgb
+from rsfm_jax.data.loader import Loader
+from rsfm_jax.data.sources import Source, open_source
+from rsfm_jax.data.synthetic import draw_scene
+from rsfm_jax.data.transforms import draw_crop, random_resized_crop
+
+IMAGE_SIZE = flags.DEFINE_integer("image_size", 512, "pixels a side of the files")
+QUALITY = flags.DEFINE_integer("quality", 85, "JPEG quality")
+CROP_SIZE = flags.DEFINE_integer("crop_size", 224, "pixels a side of a crop")
+FILES = flags.DEFINE_integer("files", 96, "files drawn")
+IMAGES = flags.DEFINE_integer("images", 512, "images read in each round")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "rounds")
+BATCH = 64
+
+Read = Callable[[int], None]  # reads that many images
+
+
+def pillow_decode(data: bytes) -> np.ndarray:
+    """What a plain script does."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def pillow_crop(data: bytes, rng: np.random.Generator) -> np.ndarray:
+    """Pillow's antialiased bicubic on the part alone."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    top, left, height, width = draw_crop(image.height, image.width, rng, (0.2, 1.0), (3 / 4, 4 / 3))
+    box = (left, top, left + width, top + height)
+    size = (CROP_SIZE.value, CROP_SIZE.value)
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
+
+
+def our_crop(data: bytes, rng: np.random.Generator) -> np.ndarray:
+    """What the loader does with an example."""
+    return random_resized_crop(decode_rgb(data), rng, CROP_SIZE.value)
+
+
+@contextmanager
+def plain_loop(source: Source, read: Callable[..., np.ndarray], *args) -> Iterator[Read]:
+    """One thread, one image after the other."""
+
+    def run(images: int):
+        for index in range(images):
+            read(source[index % len(source)]["image"], *args)
+
+    yield run
+
+
+@contextmanager
+def loader(source: Source, **options) -> Iterator[Read]:
+    """The project's loader, past its start."""
+    crop = functools.partial(random_resized_crop, size=CROP_SIZE.value)
+    rows = np.arange(BATCH)
+    with Loader(source, transform=crop, batch_size=BATCH, rows=rows, seed=0, **options) as batches:
+
+        def run(images: int):
+            for _ in range(images // BATCH):
+                next(batches)
+
+        run(4 * BATCH)
+        yield run
+
+
+def cpu_seconds() -> float:
+    """Of this process and its running children."""
+    spent = time.process_time()
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        spent += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def measure(read: Read, images: int) -> tuple[float, float]:
+    """Images a CPU second, images a second."""
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    read(images)
+    return images / (cpu_seconds() - cpu), images / (time.perf_counter() - wall)
+
+
+def write_scenes(folder: Path) -> float:
+    """Returns the mean size of a file in KiB."""
+    sizes = []
+    for seed in range(FILES.value):
+        scene = draw_scene(seed, size=IMAGE_SIZE.value).image
+        data = simplejpeg.encode_jpeg(scene, QUALITY.value, colorsubsampling="420")
+        sizes.append((folder / f"{seed:03d}.jpg").write_bytes(data))
+    return sum(sizes) / len(sizes) / 1024
+
+
+def main(_):
+    """Prints the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        kib = write_scenes(Path(folder))
+        source = open_source(folder)
+        rng = np.random.default_rng(0)
+        ways = {
+            "Pillow: decode": functools.partial(plain_loop, source, pillow_decode),
+            "Pillow: decode, crop": functools.partial(plain_loop, source, pillow_crop, rng),
+            "decode_rgb": functools.partial(plain_loop, source, decode_rgb),
+            "decode_rgb, random_resized_crop": functools.partial(plain_loop, source, our_crop, rng),
+            "Loader, 1 thread": functools.partial(loader, source, threads=1),
+            "Loader, 2 threads": functools.partial(loader, source, threads=2),
+            "Loader, 1 worker": functools.partial(loader, source, workers=1),
+            "Loader, 2 workers": functools.partial(loader, source, workers=2),
+        }
+        speeds = {name: [] for name in ways}
+        for _ in range(ROUNDS.value):
+            for name, way in ways.items():
+                with way() as read:
+                    speeds[name].append(measure(read, IMAGES.value))
+    print(f"{IMAGE_SIZE.value} px, quality {QUALITY.value}, {kib:.0f} KiB a file")
+    print("| | images / CPU s | over Pillow | images / s |\n|---|---|---|---|")
+    medians = {name: np.median(values, axis=0) for name, values in speeds.items()}
+    for name, (per_cpu, per_second) in medians.items():
+        crops = name not in ("Pillow: decode", "decode_rgb")
+        pillow = medians["Pillow: decode, crop" if crops else "Pillow: decode"][0]
+        print(f"| {name} | {per_cpu:.0f} | {per_cpu / pillow:.2f} | {per_second:.0f} |")
+
+
+if __name__ == "__main__":
+    app.run(main)
