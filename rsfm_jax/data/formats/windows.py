@@ -41,6 +41,6 @@ def _clip_above(polygons: np.ndarray, axis: int, limit: float) -> np.ndarray:
     crosses = a * b < 0
     share = np.where(crosses, a / np.where(crosses, a - b, 1.0), 0.0)
     crossing = here + share[..., None] * (after - here)  # `here` itself where nothing crosses
-    both = np.stack([here, crossing], 2).reshape(len(here), -1, 2)
+    both = np.stack([here, crossing], 2).reshape(len(here), 2 * here.shape[1], 2)
     both[..., axis] = np.maximum(both[..., axis], limit)
     return both

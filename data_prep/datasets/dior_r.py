@@ -1,0 +1,66 @@
+"""DIOR-R: 800-pixel images with rotated boxes in VOC XML."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep import features
+from data_prep.dataset import Converted, Dataset, Index, Item
+from data_prep.images import lossless, read_bytes, read_rgb
+from rsfm_jax.data.formats import Report, dior
+from rsfm_jax.data.formats.windows import area_inside
+
+_ANNOTATIONS = "Annotations/Oriented Bounding Boxes"
+_IMAGES = ("JPEGImages-trainval", "JPEGImages-test", "JPEGImages")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiorR(Dataset):
+    """DIOR-R: splits of ImageSets/Main; images and boxes are stored uncut."""
+
+    name = "dior_r"
+    items_per_shard = 512
+
+    @property
+    def published(self) -> dict[str, int]:
+        return {"train images": 5862, "val images": 5863, "test images": 11_738}
+
+    def features(self) -> tfds.features.FeaturesDict:
+        return features.detection(dior.CLASSES)
+
+    def index(self, hashes: Callable[[list[str]], list[str]], bad: Report) -> Index:
+        places = {
+            file.stem: f"{folder}/{file.name}"
+            for folder in _IMAGES
+            for file in self.path(folder).glob("*.jpg")
+        }
+        splits = {}
+        for split in ("train", "val", "test"):
+            listed = self.path(f"ImageSets/Main/{split}.txt")
+            if not listed.exists():
+                bad(f"{listed}: missing, it lists the images of the split")
+                continue
+            splits[split] = []
+            for number, name in enumerate(listed.read_text("utf-8").split(), 1):
+                if name in places:
+                    files = (places[name], f"{_ANNOTATIONS}/{name}.xml")
+                    splits[split].append(Item(name, files))
+                else:
+                    bad(f"{listed}:{number}: no image {name}.jpg in {', '.join(_IMAGES)}")
+        return Index(splits)
+
+    def convert(self, item: Item, bad: Report) -> Converted:
+        image, annotation = (self.path(file) for file in item.files)
+        objects = dior.parse_labels(read_bytes(annotation), str(annotation), bad)
+        data, pixels = read_rgb(image)
+        height, width = pixels.shape[:2]
+        inside = area_inside(objects.polygons, 0, 0, width, height)
+        example = {
+            "image": lossless(data, pixels),
+            "image_id": item.id,
+            **objects._asdict(),
+            "truncated": (inside < 1 - 1e-6).astype(np.uint8),
+        }
+        return Converted([example], len(objects.labels))

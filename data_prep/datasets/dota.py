@@ -1,0 +1,167 @@
+"""DOTA v1.0, v1.5 and v2.0: large images cut into patches, as mmrotate and the devkit do."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep import features
+from data_prep.dataset import Converted, Dataset, Index, Item, option
+from data_prep.images import encode_jpeg, read_bytes, read_rgb
+from rsfm_jax.data.formats import Objects, Report, dota
+from rsfm_jax.data.formats.windows import area_inside, window_starts
+from rsfm_jax.data.sources import IMAGE_ENDINGS
+
+PATCH = 1024  # pixels a side
+# Resize factors and the overlap of neighbouring patches (mmrotate split configs).
+SCALES = {"single": ((1.0,), 200), "multi": ((0.5, 1.0, 1.5), 500)}
+KEPT_SHARE = 0.7  # of an object's area that must lie in a patch (mmrotate iof_thr)
+PADDING = (124, 116, 104)  # RGB means of ImageNet; mmrotate writes them as BGR 104, 116, 124
+QUALITY = 95
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dota(Dataset):
+    """DOTA: {train,val,test}/images with labelTxt folders, cut into patches of 1024 pixels."""
+
+    version: str = option("2.0", "of the labels", tuple(dota.CLASSES))
+    scales: str = option("single", "scale 1 with gap 200, or 0.5/1/1.5 with gap 500", tuple(SCALES))
+    v1_source: str = option("", "folder of DOTA v1.0, whose images the v2.0 download leaves out")
+
+    name = "dota"
+    items_per_shard = 8
+
+    @property
+    def config(self) -> str:
+        return f"v{self.version}_{self.scales}"
+
+    @property
+    def published(self) -> dict[str, int]:
+        images = {"train images": 1411, "val images": 458, "test images": 937}  # v1.0 and v1.5
+        if self.version != "2.0":
+            return images
+        return {
+            "train images": 1830,
+            "train objects": 268_627,
+            "val images": 593,
+            "val objects": 81_048,
+            "test images": 2792,  # test-dev
+        }
+
+    def options(self) -> dict:
+        return {"version": self.version, "scales": self.scales}
+
+    def features(self) -> tfds.features.FeaturesDict:
+        return features.detection(dota.CLASSES[self.version])
+
+    def index(self, hashes: Callable[[list[str]], list[str]], bad: Report) -> Index:
+        if self.path("images").is_dir():
+            return Index({"train": self._items("", bad)})
+        splits = {name: self._items(name, bad) for name in ("train", "val", "test")}
+        for name in ("train", "val"):  # the test images are a download of their own
+            if not splits[name]:
+                bad(f"{self.path(name)}: no images, expected {name}/images and {name}/labelTxt")
+        return Index(splits)
+
+    def convert(self, item: Item, bad: Report) -> Converted:
+        objects = Objects.stack([])
+        if len(item.files) > 1:
+            labels = self.path(item.files[1])
+            text = read_bytes(labels).decode("utf-8", "replace")
+            objects = dota.parse_labels(text, str(labels), dota.CLASSES[self.version], bad)
+        _, pixels = read_rgb(self.path(item.files[0]))
+        scales, gap = SCALES[self.scales]
+        return Converted(_patches(item.id, pixels, objects, scales, gap), len(objects.labels))
+
+    def _items(self, split: str, bad: Report) -> list[Item]:
+        """Images of both downloads, the newer one's where both have a name, with their labels."""
+        images: dict[str, str] = {}
+        for root in filter(None, (self.v1_source, self.source)):
+            images |= {Path(file).stem: file for file in self._list(root, f"{split}/images")}
+        labels: dict[str, str] = {}
+        for folder in self._label_folders(split):
+            for file in folder:
+                labels.setdefault(Path(file).stem, file)
+        items = []
+        for name, image in sorted(images.items()):
+            if name in labels:
+                items.append(Item(name, (image, labels[name])))
+            elif split == "test":
+                items.append(Item(name, (image,)))
+            else:
+                bad(f"{self.path(image)}: no label file {name}.txt for v{self.version}")
+        return items
+
+    def _label_folders(self, split: str) -> Iterator[list[str]]:
+        """Files of the folders that the releases keep labels of this version in, best first."""
+        own = f"labelTxt-v{self.version}"
+        for root in filter(None, (self.source, self.v1_source)):
+            for folder in ("OBB", f"DOTA-v{self.version}_{split}", ""):
+                yield self._list(root, f"{split}/{own}/{folder}", (".txt",))
+        # Without a version in its name the folder is that of the download given as source.
+        yield self._list(self.source, f"{split}/labelTxt", (".txt",))
+
+    def _list(self, root: str, folder: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> list[str]:
+        """Files of one folder, relative to the source folder; none where it does not exist."""
+        place = Path(os.path.relpath(root, self.source)) / folder
+        names = sorted(os.listdir(self.path(place))) if self.path(place).is_dir() else []
+        return [(place / name).as_posix() for name in names if name.lower().endswith(endings)]
+
+
+def _patches(
+    image_id: str, pixels: np.ndarray, objects: Objects, scales: tuple[float, ...], gap: int
+) -> Iterator[dict]:
+    """Detection examples of PATCH pixels a side, padded at the right and bottom of small images.
+
+    An object goes to every patch that holds KEPT_SHARE of its area; it keeps its difficulty.
+    """
+    for scale in scales:
+        height, width = (max(1, int(length * scale)) for length in pixels.shape[:2])
+        polygons = objects.polygons * scale
+        for y in window_starts(height, PATCH, PATCH - gap):
+            for x in window_starts(width, PATCH, PATCH - gap):
+                share = area_inside(polygons, x, y, x + PATCH, y + PATCH)
+                kept = share >= KEPT_SHARE
+                window = resized_window(pixels, scale, x, y, width, height)
+                yield {
+                    "image": encode_jpeg(window, QUALITY),
+                    "image_id": dota.patch_id(image_id, scale, x, y),
+                    "polygons": (polygons[kept] - [x, y]).astype(np.float32),
+                    "labels": objects.labels[kept],
+                    "difficult": objects.difficult[kept],
+                    "truncated": (share[kept] < 1 - 1e-6).astype(np.uint8),
+                }
+
+
+def resized_window(
+    pixels: np.ndarray, scale: float, x: int, y: int, width: int, height: int
+) -> np.ndarray:
+    """Patch with its corner at (x, y) of the image resized by `scale` to width x height.
+
+    Only what the patch shows is resized: a gigapixel image at 1.5 would not fit into memory.
+    Half size averages areas, larger sizes interpolate with cubics as the DOTA devkit does.
+    """
+    out = np.array([min(PATCH, height - y), min(PATCH, width - x)])  # rows, columns in the image
+    if scale <= 1:
+        step = round(1 / scale)
+        rows, columns = out * step
+        part = pixels[y * step : y * step + rows, x * step : x * step + columns]
+        part = part if step == 1 else cv2.resize(part, out[::-1], interpolation=cv2.INTER_AREA)
+    else:
+        margin = 4  # more than the cubic looks at
+        x0, y0 = (max(0, int(start / scale) - margin) for start in (x, y))
+        y1, x1 = (int(end / scale) + margin for end in np.array([y, x]) + out)
+        # cv2 coordinates are pixel centres: target + 0.5 = (source + 0.5) * scale
+        shift = [0.5 * scale - 0.5 - start + scale * corner for start, corner in ((x, x0), (y, y0))]
+        matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+        part = cv2.warpAffine(
+            pixels[y0:y1, x0:x1], matrix, out[::-1].tolist(),
+            flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+    patch = np.full((PATCH, PATCH, 3), PADDING, np.uint8)
+    patch[: out[0], : out[1]] = part
+    return patch

@@ -1,0 +1,67 @@
+"""LoveDA: land cover of urban and rural scenes at 0.3 m, stored uncut."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep import features
+from data_prep.dataset import Converted, Dataset, Index, Item
+from data_prep.images import encode_png, lossless, read_rgb, read_values
+from rsfm_jax.data.formats import IGNORE, Report, loveda
+from rsfm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoveDa(Dataset):
+    """LoveDA: {Train,Val,Test}/{Urban,Rural}; the masks of the test split are all ignored."""
+
+    name = "loveda"
+    items_per_shard = 64
+
+    @property
+    def published(self) -> dict[str, int]:
+        return {"train images": 2522, "val images": 1669, "test images": 1796}
+
+    def features(self) -> tfds.features.FeaturesDict:
+        return features.segmentation(loveda.CLASSES, loveda.DOMAINS)
+
+    def index(self, hashes: Callable[[list[str]], list[str]], bad: Report) -> Index:
+        return Index(
+            {name.lower(): list(self._items(name, bad)) for name in ("Train", "Val", "Test")}
+        )
+
+    def convert(self, item: Item, bad: Report) -> Converted:
+        data, pixels = read_rgb(self.path(item.files[0]))
+        mask = np.full(pixels.shape[:2], IGNORE, np.uint8)
+        if len(item.files) > 1:
+            path = self.path(item.files[1])
+            mask = loveda.decode_mask(read_values(path), str(path), bad)
+        if mask.shape != pixels.shape[:2]:
+            raise UserError(
+                f"{path}: {mask.shape[1]} x {mask.shape[0]} pixels, "
+                f"but its image has {pixels.shape[1]} x {pixels.shape[0]}"
+            )
+        example = {
+            "image": lossless(data, pixels),
+            "image_id": item.id,
+            "mask": encode_png(mask),
+            "domain": item.label,
+        }
+        return Converted([example])
+
+    def _items(self, split: str, bad: Report) -> Iterator[Item]:
+        for number, domain in enumerate(loveda.DOMAINS):
+            folder = f"{split}/{domain}"
+            names = sorted(path.name for path in self.path(f"{folder}/images_png").glob("*.png"))
+            if not names:
+                bad(f"{self.path(folder)}: no images, expected {folder}/images_png/*.png")
+            for name in names:
+                mask = f"{folder}/masks_png/{name}"
+                labelled = self.path(mask).exists()
+                if not labelled and split != "Test":
+                    bad(f"{self.path(mask)}: missing")
+                    continue
+                files = (f"{folder}/images_png/{name}", mask)[: 1 + labelled]
+                yield Item(f"{split}/{domain}/{name.removesuffix('.png')}", files, number)

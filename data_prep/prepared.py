@@ -1,0 +1,90 @@
+"""Prepared data sets on disk: finding them, and reading their records with what they mean."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep.dataset import VERSION
+from data_prep.shards import read_shard
+from rsfm_jax.data.decode import BadImage, decode_rgb
+from rsfm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of a split with its manifest."""
+
+    split: str
+    path: Path
+    manifest: dict
+
+
+class Prepared:
+    """One built data set. Raises UserError where it is not whole."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            self.manifest = json.loads((folder / "manifest.json").read_text())
+            self.info = tfds.builder_from_directory(folder).info
+            self.shards = list(self._shards())
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder}: not a whole prepared data set: {error}") from error
+        self.features = self.info.features
+
+    def examples(self, shard: Shard) -> Iterator[tuple[str, dict]]:
+        """(sha256, example) of each record; pictures and masks decoded to uint8 arrays.
+
+        Raises UserError naming shard and record for what cannot be read.
+        """
+        encoded = [key for key in ("image", "mask") if key in self.features]
+        skip = {key: tfds.decode.SkipDecoding() for key in encoded}
+        for number, record in enumerate(read_shard(shard.path)):
+            where = f"{shard.path}: record {number}"
+            try:
+                example = self.features.deserialize_example_np(record, decoders=skip)
+                for key in encoded:
+                    example[key] = decode_rgb(example[key])
+            except BadImage as error:
+                raise UserError(f"{where}: {error}") from error
+            except Exception as error:  # the record's parser raises many kinds
+                raise UserError(f"{where}: not an example of this data set: {error}") from error
+            if "mask" in example:
+                example["mask"] = example["mask"][..., 0]
+            example["image_id"] = example["image_id"].decode()
+            yield hashlib.sha256(record).hexdigest(), example
+
+    def names(self, key: str) -> list[str]:
+        """Class names of a feature: `label`, `labels`, `mask` or `domain`."""
+        feature = self.features[key]
+        return list(getattr(feature, "feature", feature).names)
+
+    def _shards(self) -> Iterator[Shard]:
+        for split, info in self.info.splits.items():
+            for number, path in enumerate(info.filepaths):
+                manifest = self.folder / "manifest" / f"{split}-{number:05d}.json"
+                yield Shard(split, Path(path), json.loads(manifest.read_text()))
+
+
+def find_prepared(name: str, data_dir: Path) -> list[Prepared]:
+    """All builds of data set `name` below `data_dir`. Raises UserError when there is none."""
+    folders = sorted(
+        path.parent
+        for pattern in (f"{VERSION}/manifest.json", f"*/{VERSION}/manifest.json")
+        for path in (data_dir / name).glob(pattern)
+    )
+    if not folders:
+        unfinished = any((data_dir / name).rglob(f"{VERSION}.incomplete"))
+        reason = "an unfinished build, run build again" if unfinished else "nothing built"
+        raise UserError(f"{data_dir / name}: {reason}")
+    return [Prepared(folder) for folder in folders]
+
+
+def histogram(values: np.ndarray) -> np.ndarray:
+    """Counts of the values 0..255, int64 [256]."""
+    return np.bincount(values.ravel(), minlength=256)

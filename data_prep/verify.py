@@ -1,0 +1,138 @@
+"""Re-reads every record of a prepared data set and compares it with what was written."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.prepared import Prepared
+from data_prep.units import Runner, Unit, run_units
+from rsfm_jax.data.formats import IGNORE, polygon_area
+from rsfm_jax.errors import UserError
+
+_THIN = 2  # pixels; mmrotate drops boxes with a side below when it makes training targets
+
+
+def verify(prepared: Prepared, runner: Runner) -> tuple[list[str], list[str]]:
+    """Decodes and checks every record.
+
+    Returns:
+      summary: lines for the user; counts stand beside the published ones.
+      faults: one line for each thing that is wrong; none for a sound data set.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        units = [
+            Unit(
+                Path(scratch) / f"{number}.json",
+                check_shard,
+                (prepared.folder, number),
+                len(shard.manifest["records"]),
+            )
+            for number, shard in enumerate(prepared.shards)
+        ]
+        results = run_units(units, runner, f"verify {prepared.info.name}")
+    faults = [line for result in results for line in result["faults"]]
+    seen = sum((Counter(result["seen"]) for result in results), Counter())
+    lines = [str(prepared.folder)]
+    published = prepared.manifest["published"]
+    for key, value in counts(prepared).items():
+        expected = f" (published: {published[key]:,})" if key in published else ""
+        lines.append(f"  {key}: {value:,}{expected}")
+    lines += [f"  {key}: {seen[key]:,}" for key in sorted(seen)]
+    for key in ("bad", "duplicates"):
+        lines.append(f"  {key} inputs left out: {len(prepared.manifest[key]):,}")
+    return lines, faults
+
+
+def counts(prepared: Prepared) -> dict[str, int]:
+    """Raw images, labelled objects and examples made of them, by split and in all.
+
+    Keys such as "train images", "train objects", "train examples", "images", "labelled",
+    "classes"; published counts use the same ones.
+    """
+    splits = prepared.manifest["splits"]
+    result = {
+        f"{split} {key}": numbers[key]
+        for split, numbers in splits.items()
+        for key in ("images", "objects", "examples")
+        if numbers[key]
+    }
+    for key in ("images", "labelled"):
+        result[key] = sum(numbers[key] for numbers in splits.values())
+    named = [key for key in ("label", "labels", "mask") if key in prepared.features]
+    result["classes"] = len(prepared.names(named[0]))
+    return result
+
+
+def check_shard(folder: Path, number: int) -> dict:
+    """Faults of one shard, and how often each class and each oddity was seen."""
+    prepared = Prepared(folder)
+    shard = prepared.shards[number]
+    faults, seen, ids = [], Counter(), []
+    expected = shard.manifest["records"]
+    try:
+        for position, (digest, example) in enumerate(prepared.examples(shard)):
+            where = f"{shard.path}: record {position} ({example['image_id']})"
+            ids.append(example["image_id"])
+            if position >= len(expected) or digest != expected[position][2]:
+                faults.append(f"{where}: its hash is not the one in the manifest")
+            faults += [f"{where}: {fault}" for fault in _faults(prepared, example)]
+            seen.update(_oddities(example))
+            seen.update(_classes(prepared, example))
+    except UserError as error:
+        faults.append(str(error))
+    if ids != [image_id for image_id, _, _ in expected]:
+        faults.append(
+            f"{shard.path}: {len(ids)} records, the manifest names {len(expected)} others"
+        )
+    return {"faults": faults, "seen": seen}
+
+
+def _faults(prepared: Prepared, example: dict) -> Iterator[str]:
+    height, width = example["image"].shape[:2]
+    if "mask" in example:
+        mask = example["mask"]
+        if mask.shape != (height, width):
+            yield f"mask of {mask.shape[::-1]} pixels on an image of {(width, height)}"
+        if (mask[mask != IGNORE] >= len(prepared.names("mask"))).any():
+            yield f"mask value {mask[mask != IGNORE].max()} is no class"
+    if "label" in example and not -1 <= example["label"] < len(prepared.names("label")):
+        yield f"label {example['label']} is no class"
+    if "polygons" in example:
+        polygons, labels = example["polygons"], np.asarray(example["labels"])
+        lengths = {len(example[key]) for key in ("polygons", "labels", "difficult", "truncated")}
+        if len(lengths) > 1:
+            yield "polygons, labels, difficult and truncated differ in number"
+        if not np.isfinite(polygons).all():
+            yield "a polygon is not finite"
+        if (polygon_area(polygons) <= 0).any():
+            yield "a polygon has no area"
+        if ((labels < 0) | (labels >= len(prepared.names("labels")))).any():
+            yield "an object's label is no class"
+        centres = polygons.mean(1)
+        if ((centres < 0) | (centres > [width, height])).any():
+            yield "an object's centre lies outside the image"
+
+
+def _oddities(example: dict) -> Iterator[str]:
+    """Sound but worth a line in the summary."""
+    if "polygons" not in example:
+        return
+    if not len(example["polygons"]):
+        yield "examples without objects"
+    for key in ("difficult", "truncated"):
+        yield from [f"objects {key}"] * int((np.asarray(example[key]) > 0).sum())
+    sides = np.linalg.norm(np.roll(example["polygons"], -1, 1) - example["polygons"], axis=-1)
+    yield from [f"objects under {_THIN} pixels wide"] * int((sides.min(-1) < _THIN).sum())
+
+
+def _classes(prepared: Prepared, example: dict) -> Counter:
+    found = Counter()
+    for key in ("label", "labels"):
+        if key in example:
+            names = [*prepared.names(key), "none"]  # an unlabelled picture's -1 is the last
+            values = np.atleast_1d(example[key]).astype(int)
+            found.update(f"{key} {names[value]}" for value in values if value < len(names) - 1)
+    return found
