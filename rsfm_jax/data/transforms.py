@@ -2,8 +2,9 @@
 
 Resampling: OpenCV's INTER_AREA where the crop shrinks both ways, which averages over every
 source pixel and so does not alias, INTER_CUBIC (bicubic) otherwise. OpenCV's bicubic itself
-does not antialias; an antialiased bicubic, such as Pillow's, costs about 1.5 times the whole
-decode-and-crop (docs/input.md).
+does not antialias. Pillow's bicubic does, from which the result differs by 1.5 to 2.3 grey levels
+(root mean square, real scenes), but decoding and cropping then take 1.6 to 2.3 times as long
+(docs/input.md).
 """
 
 import math
