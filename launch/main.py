@@ -43,8 +43,10 @@ def parse_command_line(arguments: list[str]) -> tuple[Any, Path]:
         raise UserError(f"unexpected argument {rest[1]!r}; overrides look like --config.seed=1")
     if config is None:
         raise UserError("give a config: python launch/main.py --config=configs/quickstart.py")
-    name = Path(flags.FLAGS["config"].config_filename).stem
-    return config, Path(WORKDIR.value or Path("runs", name))
+    file = Path(flags.FLAGS["config"].config_filename.partition(":")[0])
+    if not file.is_file():
+        raise UserError(f"--config={file}: no such file")
+    return config, Path(WORKDIR.value or Path("runs", file.stem))
 
 
 def run(config: Any, workdir: Path) -> None:

@@ -114,10 +114,13 @@ def load_params(source: str, abstract_params: Any) -> Any:
 
 def find_checkpoint(path: Path) -> Path:
     """The newest step's folder at or under `path`; raises `UserError` where there is none."""
-    for folder in (path / "checkpoints", path):
-        steps = [p for p in folder.glob("*") if p.name.isdigit() and ocp.is_orbax_checkpoint(p)]
+    for candidates in (path.glob("checkpoints/*"), path.glob("*"), [path]):
+        steps = [folder.absolute() for folder in candidates if _is_whole(folder)]
         if steps:
-            return max(steps, key=lambda p: int(p.name)).absolute()
-    if path.is_dir() and ocp.is_orbax_checkpoint(path):
-        return path.absolute()
-    raise UserError(f"config.init_from={path}: no checkpoint there; give a --workdir that has one")
+            return max(steps, key=lambda p: int(p.name))
+    raise UserError(f"{path}: no checkpoint there; give the --workdir of a run that saved one")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether this is one step's finished checkpoint: Orbax writes the marker last."""
+    return path.absolute().name.isdigit() and (path / "commit_success.txt").is_file()

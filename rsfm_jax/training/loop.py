@@ -14,11 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rsfm_jax.errors import UserError
 from rsfm_jax.files import write_text
 from rsfm_jax.sharding.hardware import peak_flops
 from rsfm_jax.sharding.mesh import Placement
-from rsfm_jax.training.checkpoints import Checkpoints, load_params
+from rsfm_jax.training.checkpoints import Checkpoints, find_checkpoint, load_params
 from rsfm_jax.training.clock import Clock
 from rsfm_jax.training.preemption import Preempted, StopSignal
 from rsfm_jax.training.program import Program, build_program
@@ -50,12 +49,11 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
         if jax.process_index() == 0:
             write_text(workdir / "config.json", json.dumps(resolved, indent=2))
         metadata = {"config": resolved, "contract": task.contract}
-        train_step = compile_step(program, task)
         reporter = Reporter(workdir, config.total_steps, start)
-        batches = task.batches(placement.rows, start)
-        clock = Clock()
-        steps = StepLog(reporter, clock, batches, config, images_flops=task.flops_per_image)
-        with closing(reporter), closing(batches):
+        with closing(reporter), closing(task.batches(placement.rows, start)) as batches:
+            train_step = compile_step(program, task)
+            clock = Clock()
+            steps = StepLog(reporter, clock, batches, config, images_flops=task.flops_per_image)
             for step in range(start, config.total_steps + 1):
                 at_end = step == config.total_steps
                 if at_end or step % config.eval.every_steps == 0:
@@ -86,10 +84,9 @@ def evaluate(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
     Raises:
       UserError: no checkpoint there, or one of another model.
     """
+    find_checkpoint(workdir)
     program = build_program(task, config, mesh)
     with closing(open_checkpoints(config, workdir)) as checkpoints:
-        if checkpoints.latest_step() is None:
-            raise UserError(f"{workdir}: no checkpoint to evaluate; train first")
         state = checkpoints.restore(program.abstract_state, json.loads(config.to_json()))
     step = int(state.step)
     with closing(Reporter(workdir, config.total_steps, step)) as reporter:
