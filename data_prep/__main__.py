@@ -47,7 +47,7 @@ def _build(options: argparse.Namespace, runner: Runner) -> int:
         print(f"{split}: {numbers['examples']:,} examples of {numbers['images']:,} images")
     for key in ("bad", "duplicates"):
         if prepared.manifest[key]:
-            print(f"{len(prepared.manifest[key]):,} {key} inputs left out, see manifest.json")
+            print(f"{len(prepared.manifest[key]):,} {key} left out, see manifest.json")
     print(folder)
     return 0
 

@@ -1,6 +1,6 @@
-"""A picture of the first examples of a split with their labels drawn in."""
+"""A picture of examples of a split with their labels drawn in."""
 
-import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,10 +13,8 @@ _CELL, _COLUMNS, _ROWS, _TEXT = 320, 5, 4, 18  # pixels; cells; pixels of a line
 
 
 def write_contact_sheet(prepared: Prepared, split: str) -> Path:
-    """Writes contact_sheet_SPLIT.png: boxes in class colours, masks half transparent, a legend."""
-    shards = [shard for shard in prepared.shards if shard.split == split]
-    examples = (example for shard in shards for _, example in prepared.examples(shard))
-    cells = [_cell(prepared, example) for example in itertools.islice(examples, _COLUMNS * _ROWS)]
+    """Writes contact_sheet_SPLIT.png: boxes in class colours, masks half transparent, legend."""
+    cells = [_cell(prepared, example) for example in _spread(prepared, split, _COLUMNS * _ROWS)]
     cells += [np.full_like(cells[0], 255)] * (-len(cells) % _COLUMNS)
     rows = [np.hstack(cells[start : start + _COLUMNS]) for start in range(0, len(cells), _COLUMNS)]
     sheet = np.vstack([*rows, *_legend(prepared, rows[0].shape[1])])
@@ -25,6 +23,18 @@ def write_contact_sheet(prepared: Prepared, split: str) -> Path:
     partial.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
     partial.replace(target)
     return target
+
+
+def _spread(prepared: Prepared, split: str, count: int) -> Iterator[dict]:
+    """Up to `count` examples at even distances over all shards of the split."""
+    shards = [shard for shard in prepared.shards if shard.split == split]
+    lengths = [len(shard.manifest["records"]) for shard in shards]
+    ends = np.cumsum(lengths)
+    wanted = np.unique(np.linspace(0, ends[-1] - 1, count).astype(int))
+    for shard, end, length in zip(shards, ends, lengths, strict=True):
+        here = wanted[(wanted >= end - length) & (wanted < end)] - (end - length)
+        for _, example in prepared.examples(shard, here.tolist()):
+            yield example
 
 
 def _colours(count: int) -> np.ndarray:

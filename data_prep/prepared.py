@@ -3,10 +3,9 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep.dataset import VERSION
@@ -37,15 +36,17 @@ class Prepared:
             raise UserError(f"{folder}: not a whole prepared data set: {error}") from error
         self.features = self.info.features
 
-    def examples(self, shard: Shard) -> Iterator[tuple[str, dict]]:
-        """(sha256, example) of each record; pictures and masks decoded to uint8 arrays.
+    def examples(
+        self, shard: Shard, positions: Iterable[int] | None = None
+    ) -> Iterator[tuple[str, dict]]:
+        """(sha256, example) of all records or some; pictures and masks decoded to uint8 arrays.
 
         Raises UserError naming shard and record for what cannot be read.
         """
         encoded = [key for key in ("image", "mask") if key in self.features]
         skip = {key: tfds.decode.SkipDecoding() for key in encoded}
-        for number, record in enumerate(read_shard(shard.path)):
-            where = f"{shard.path}: record {number}"
+        for position, record in read_shard(shard.path, positions):
+            where = f"{shard.path}: record {position}"
             try:
                 example = self.features.deserialize_example_np(record, decoders=skip)
                 for key in encoded:
@@ -83,8 +84,3 @@ def find_prepared(name: str, data_dir: Path) -> list[Prepared]:
         reason = "an unfinished build, run build again" if unfinished else "nothing built"
         raise UserError(f"{data_dir / name}: {reason}")
     return [Prepared(folder) for folder in folders]
-
-
-def histogram(values: np.ndarray) -> np.ndarray:
-    """Counts of the values 0..255, int64 [256]."""
-    return np.bincount(values.ravel(), minlength=256)

@@ -71,7 +71,7 @@ def _dota(root: Path, draw: Callable[..., Scene]) -> None:
             lines = ["imagesource:Drawn", "gsd:0.5" if size % 200 else "gsd:null"]
             for polygon, label in zip(scene.polygons, scene.classes, strict=True):
                 corners = " ".join(f"{value:.1f}" for value in polygon.ravel())
-                lines.append(f"{corners} {label} {int(cv2.contourArea(polygon) < 100)}")
+                lines.append(f"{corners} {label} {int(cv2.contourArea(polygon) < 400)}")
             if split != "test":
                 labels = root / split / "labelTxt-v2.0" / "OBB" / f"{name}.txt"
                 _save(labels, "\n".join([*lines, ""]).encode())

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -65,19 +65,20 @@ def build_shard(
     }
 
 
-def read_shard(path: Path) -> Iterator[bytes]:
-    """The serialized records in order. Raises UserError for a file that is not whole."""
+def read_shard(path: Path, positions: Iterable[int] | None = None) -> Iterator[tuple[int, bytes]]:
+    """(position, serialized record) of all records, or of some; UserError for a broken file."""
     try:
         reader = array_record_module.ArrayRecordReader(str(path))
         count = reader.num_records()
     except Exception as error:  # the C++ reader raises RuntimeError, ValueError, IndexError
         raise UserError(f"{path}: not a whole array_record file: {error}") from error
     with contextlib.closing(reader):
-        for index in range(count):
+        for position in range(count) if positions is None else positions:
             try:
-                yield reader.read([index])[0]
+                record = reader.read([position])[0]
             except Exception as error:
-                raise UserError(f"{path}: record {index} is unreadable: {error}") from error
+                raise UserError(f"{path}: record {position} is unreadable: {error}") from error
+            yield position, record
 
 
 def sha256(path: Path) -> str:

@@ -42,7 +42,7 @@ def verify(prepared: Prepared, runner: Runner) -> tuple[list[str], list[str]]:
         lines.append(f"  {key}: {value:,}{expected}")
     lines += [f"  {key}: {seen[key]:,}" for key in sorted(seen)]
     for key in ("bad", "duplicates"):
-        lines.append(f"  {key} inputs left out: {len(prepared.manifest[key]):,}")
+        lines.append(f"  {key} left out: {len(prepared.manifest[key]):,}")
     return lines, faults
 
 
@@ -59,8 +59,9 @@ def counts(prepared: Prepared) -> dict[str, int]:
         for key in ("images", "objects", "examples")
         if numbers[key]
     }
-    for key in ("images", "labelled"):
-        result[key] = sum(numbers[key] for numbers in splits.values())
+    result["images"] = sum(numbers["images"] for numbers in splits.values())
+    if "label" in prepared.features:
+        result["labelled"] = sum(numbers["labelled"] for numbers in splits.values())
     named = [key for key in ("label", "labels", "mask") if key in prepared.features]
     result["classes"] = len(prepared.names(named[0]))
     return result
@@ -132,7 +133,8 @@ def _classes(prepared: Prepared, example: dict) -> Counter:
     found = Counter()
     for key in ("label", "labels"):
         if key in example:
-            names = [*prepared.names(key), "none"]  # an unlabelled picture's -1 is the last
-            values = np.atleast_1d(example[key]).astype(int)
-            found.update(f"{key} {names[value]}" for value in values if value < len(names) - 1)
+            names = dict(enumerate(prepared.names(key)))
+            found.update(
+                f"{key} {names.get(int(value), 'none')}" for value in np.ravel(example[key])
+            )
     return found

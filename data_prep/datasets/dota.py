@@ -81,7 +81,7 @@ class Dota(Dataset):
         """Images of both downloads, the newer one's where both have a name, with their labels."""
         images: dict[str, str] = {}
         for root in filter(None, (self.v1_source, self.source)):
-            images |= {Path(file).stem: file for file in self._list(root, f"{split}/images")}
+            images |= {Path(file).stem: file for file in self._list(root, Path(split, "images"))}
         labels: dict[str, str] = {}
         for folder in self._label_folders(split):
             for file in folder:
@@ -101,11 +101,11 @@ class Dota(Dataset):
         own = f"labelTxt-v{self.version}"
         for root in filter(None, (self.source, self.v1_source)):
             for folder in ("OBB", f"DOTA-v{self.version}_{split}", ""):
-                yield self._list(root, f"{split}/{own}/{folder}", (".txt",))
+                yield self._list(root, Path(split, own, folder), (".txt",))
         # Without a version in its name the folder is that of the download given as source.
-        yield self._list(self.source, f"{split}/labelTxt", (".txt",))
+        yield self._list(self.source, Path(split, "labelTxt"), (".txt",))
 
-    def _list(self, root: str, folder: str, endings: tuple[str, ...] = IMAGE_ENDINGS) -> list[str]:
+    def _list(self, root: str, folder: Path, endings: tuple[str, ...] = IMAGE_ENDINGS) -> list[str]:
         """Files of one folder, relative to the source folder; none where it does not exist."""
         place = Path(os.path.relpath(root, self.source)) / folder
         names = sorted(os.listdir(self.path(place))) if self.path(place).is_dir() else []
