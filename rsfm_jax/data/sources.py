@@ -18,6 +18,7 @@ from rsfm_jax.errors import UserError
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 SPLIT_FOLDERS = ("train", "val", "validation", "test")
 SYNTHETIC_SPLITS = ("train", "val", "test")
+SCENE_SIZE, SCENES_KEPT = 128, 4096
 
 
 class Source(Protocol):
@@ -171,12 +172,11 @@ class TfdsSource:
 class SyntheticSource:
     """`count` drawn aerial scenes, the kind of place as label; splits share no scene.
 
-    Drawing costs about 10 ms a scene, so the first 4,096 are kept in memory (200 MB).
+    Scenes are 128 pixels a side. Drawing one takes about 10 ms, so the first 4,096 are kept in
+    memory (200 MB).
     """
 
     class_names = SCENE_KINDS
-    size = 128  # pixels a side
-    kept = 4096
 
     def __init__(self, count: int, split: str = "train"):
         if split not in SYNTHETIC_SPLITS:
@@ -194,8 +194,8 @@ class SyntheticSource:
         image = self._drawn.get(index)
         if image is None:
             seed = (SYNTHETIC_SPLITS.index(self._split) << 32) + index
-            image = draw_scene(seed, self.size, SCENE_KINDS[label]).image
-            if index < self.kept:
+            image = draw_scene(seed, SCENE_SIZE, SCENE_KINDS[label]).image
+            if index < SCENES_KEPT:
                 self._drawn[index] = image
         return {"image": image, "label": label}
 
