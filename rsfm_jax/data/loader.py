@@ -222,12 +222,13 @@ def _cores() -> int:
 
 
 def _limit_opencv():
-    """OpenCV works in the calling thread, as our threads fill the cores, and logs errors only.
+    """OpenCV works in the calling thread, as our threads fill the cores, and prints nothing.
 
-    Both settings hold for the process; it would warn of each unknown tag of a GeoTIFF.
+    Both hold for the process. It would report each unknown tag of a GeoTIFF; files that it
+    cannot read are reported as bad examples.
     """
     cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _start_worker(*_):
