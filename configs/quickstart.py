@@ -31,7 +31,6 @@ def get_config() -> ConfigDict:
     config.data.image_size = 64
     config.data.crop_scale = (0.5, 1.0)
     config.data.vertical_flip = 0.5
-    config.data.threads = 2
 
     config.checkpoint.every_steps = 200
     config.checkpoint.keep_every = 0

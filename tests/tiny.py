@@ -20,7 +20,6 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_steps = 5
     config.data.source = "synthetic:64"
     config.data.image_size = 32
-    config.data.threads = 2
     config.checkpoint.every_steps = 10
     config.checkpoint.keep_every = 0
     config.eval.every_steps = 20

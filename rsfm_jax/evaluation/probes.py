@@ -20,19 +20,30 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 def probe_accuracies(features: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
-    """Accuracies in [0, 1] on a seeded, class-balanced half of the examples.
+    """`split_accuracies` on seeded, class-balanced halves; every class has two examples or more.
 
     Args:
       features: [N, D] frozen features.
-      labels: [N] class numbers; every class has at least two examples.
+      labels: [N] class numbers.
       seed: of the split into halves.
-
-    Returns:
-      `knn` and `linear`.
     """
-    train_x, test_x, train_y, test_y = train_test_split(
-        features, labels, test_size=0.5, random_state=seed, stratify=labels
-    )
+    halves = train_test_split(features, labels, test_size=0.5, random_state=seed, stratify=labels)
+    train_x, test_x, train_y, test_y = halves
+    return split_accuracies(train_x, train_y, test_x, test_y, seed)
+
+
+def split_accuracies(
+    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, seed: int
+) -> dict[str, float]:
+    """Accuracies in [0, 1] on the test features of the probes `knn` and `linear`.
+
+    Args:
+      train_x: [N, D] features to fit on, with labels train_y [N].
+      train_y: class numbers.
+      test_x: [M, D] features to score on, with labels test_y [M].
+      test_y: class numbers.
+      seed: of the split that chooses the linear probe's strength.
+    """
     scaler = StandardScaler().fit(train_x)
     train_x, test_x = scaler.transform(train_x), scaler.transform(test_x)
     neighbours = min(NEIGHBOURS, len(train_x))

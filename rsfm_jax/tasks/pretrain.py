@@ -127,7 +127,7 @@ class Pretrain:
             seed=self.config.seed,
             start_step=start_step,
             fraction=data.fraction,
-            threads=data.threads,
+            threads=data.threads or None,
             workers=data.workers,
             max_bad_fraction=data.max_bad_fraction,
         )
