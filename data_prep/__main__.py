@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"data_prep: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full or read-only disk
+        print(f"data_prep: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("data_prep: stopped; the same command goes on from here", file=sys.stderr)
         return 130

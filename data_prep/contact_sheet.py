@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from data_prep.prepared import Prepared
+from data_prep.units import partial_path
 from rsfm_jax.data.formats import IGNORE
 
 _CELL, _COLUMNS, _ROWS, _TEXT = 320, 5, 4, 18  # pixels; cells; pixels of a line of text
@@ -19,7 +20,7 @@ def write_contact_sheet(prepared: Prepared, split: str) -> Path:
     rows = [np.hstack(cells[start : start + _COLUMNS]) for start in range(0, len(cells), _COLUMNS)]
     sheet = np.vstack([*rows, *_legend(prepared, rows[0].shape[1])])
     target = prepared.folder / f"contact_sheet_{split}.png"
-    partial = target.with_name(f".{target.name}")
+    partial = partial_path(target)
     partial.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
     partial.replace(target)
     return target
@@ -28,11 +29,10 @@ def write_contact_sheet(prepared: Prepared, split: str) -> Path:
 def _spread(prepared: Prepared, split: str, count: int) -> Iterator[dict]:
     """Up to `count` examples at even distances over all shards of the split."""
     shards = [shard for shard in prepared.shards if shard.split == split]
-    lengths = [len(shard.manifest["records"]) for shard in shards]
-    ends = np.cumsum(lengths)
+    ends = np.cumsum([shard.examples for shard in shards])
     wanted = np.unique(np.linspace(0, ends[-1] - 1, count).astype(int))
-    for shard, end, length in zip(shards, ends, lengths, strict=True):
-        here = wanted[(wanted >= end - length) & (wanted < end)] - (end - length)
+    for shard, end in zip(shards, ends, strict=True):
+        here = wanted[(wanted >= end - shard.examples) & (wanted < end)] - (end - shard.examples)
         for _, example in prepared.examples(shard, here.tolist()):
             yield example
 

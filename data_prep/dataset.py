@@ -1,6 +1,7 @@
 """What every data set module fills in; `datasets/` holds one subclass each."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import tensorflow_datasets as tfds
 
 from rsfm_jax.data.formats import Report
+from rsfm_jax.errors import UserError
 
 VERSION = "1.0.0"  # of the stored form; part of the path
 
@@ -39,9 +41,10 @@ class Converted(NamedTuple):
     objects: int = 0
 
 
-def option(default, help: str, choices: tuple[str, ...] = ()):
-    """A dataclass field that the command line offers as `--name`."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def option(default, help: str, *, choices: tuple[str, ...] = (), limits=(-math.inf, math.inf)):
+    """A dataclass field that the command line offers as `--name`; numbers lie within `limits`."""
+    metadata = {"help": help, "choices": choices, "limits": limits}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,12 @@ class Dataset(ABC):
 
     name: ClassVar[str]
     items_per_shard: ClassVar[int]
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, (low, high) = getattr(self, field.name), field.metadata["limits"]
+            if not isinstance(value, str) and not low <= value <= high:
+                raise UserError(f"--{field.name}={value}: must be from {low} to {high}")
 
     @property
     def config(self) -> str:

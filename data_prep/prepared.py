@@ -1,10 +1,10 @@
 """Prepared data sets on disk: finding them, and reading their records with what they mean."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
@@ -14,13 +14,17 @@ from rsfm_jax.data.decode import BadImage, decode_rgb
 from rsfm_jax.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """One file of a split with its manifest."""
+class Shard(NamedTuple):
+    """One file of a split."""
 
     split: str
     path: Path
-    manifest: dict
+    examples: int
+    manifest: Path
+
+    def records(self) -> list[tuple[str, int, str]]:
+        """(image_id, number of objects, sha256) of each record as it was written."""
+        return [tuple(record) for record in json.loads(self.manifest.read_text())["records"]]
 
 
 class Prepared:
@@ -67,9 +71,10 @@ class Prepared:
 
     def _shards(self) -> Iterator[Shard]:
         for split, info in self.info.splits.items():
-            for number, path in enumerate(info.filepaths):
+            paths = zip(info.filepaths, info.shard_lengths, strict=True)
+            for number, (path, examples) in enumerate(paths):
                 manifest = self.folder / "manifest" / f"{split}-{number:05d}.json"
-                yield Shard(split, Path(path), json.loads(manifest.read_text()))
+                yield Shard(split, Path(path), examples, manifest)
 
 
 def find_prepared(name: str, data_dir: Path) -> list[Prepared]:

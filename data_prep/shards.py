@@ -12,6 +12,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from data_prep.dataset import Dataset, Item
 from data_prep.images import read_bytes
+from data_prep.units import partial_path
 from rsfm_jax.data.formats import stop
 from rsfm_jax.errors import UserError
 
@@ -100,7 +101,7 @@ def _serializer(features: tfds.features.FeaturesDict):
 @contextlib.contextmanager
 def _writer(path: Path):
     """Gives a function that appends a record; the file gets its name when all went well."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_path(path)
     try:
         with _disk_errors(path):
             writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)

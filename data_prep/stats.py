@@ -32,12 +32,13 @@ def write_stats(prepared: Prepared, split: str, runner: Runner) -> Path:
                 Path(scratch) / f"{number}.json",
                 count_shard,
                 (prepared.folder, number),
-                len(shard.manifest["records"]),
+                shard.examples,
             )
             for number, shard in enumerate(prepared.shards)
             if shard.split == split
         ]
-        results = run_units(units, runner, f"stats {prepared.info.name}")
+        run_units(units, runner, f"stats {prepared.info.name}")
+        results = [unit.result() for unit in units]
     target = prepared.folder / f"stats_{split}.json"
     write_json(target, summarize(results, prepared, split))
     return target

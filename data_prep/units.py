@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -20,6 +21,9 @@ from tqdm import tqdm
 
 from rsfm_jax.errors import UserError
 
+# Name of a file that is being written; the process number keeps two attempts apart.
+PARTIAL = ".{name}.{process}.partial"
+
 
 class Unit(NamedTuple):
     """`work(*arguments)` gives a JSON-able result, kept in the file `done`."""
@@ -29,6 +33,10 @@ class Unit(NamedTuple):
     arguments: tuple
     weight: int  # items, for the progress bar
 
+    def result(self) -> Any:
+        """What the work gave; the unit must have been run."""
+        return json.loads(self.done.read_text())
+
 
 class Runner(Protocol):
     """Runs `execute` on units in any order and gives each back when it is through."""
@@ -37,8 +45,8 @@ class Runner(Protocol):
         """Lazily: closing the iterator drops what has not begun."""
 
 
-def run_units(units: Sequence[Unit], runner: Runner, title: str) -> list[Any]:
-    """Results of all units, in order; only those without a result are worked on.
+def run_units(units: Sequence[Unit], runner: Runner, title: str) -> None:
+    """Works on all units that have no result yet, with a progress bar on a terminal.
 
     Raises UserError with the first failed unit's line; finished units keep their results.
     """
@@ -58,21 +66,24 @@ def run_units(units: Sequence[Unit], runner: Runner, title: str) -> list[Any]:
                 failed.unlink()
                 raise UserError(message)
             bar.update(unit.weight)
-    return [json.loads(unit.done.read_text()) for unit in units]
 
 
-def execute(unit: Unit) -> Unit:
+def execute(unit: Unit) -> None:
     """Does one unit's work and writes its result or, next to it, why there is none."""
     try:
         write_json(unit.done, unit.work(*unit.arguments))
     except UserError as error:
         _failure(unit).write_text(str(error))
-    return unit
+
+
+def partial_path(path: Path) -> Path:
+    """Where to write what shall become `path` once it is whole."""
+    return path.with_name(PARTIAL.format(name=path.name, process=os.getpid()))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes under a temporary name and renames, so that `path` is whole or absent."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_path(path)
     try:
         partial.write_text(json.dumps(value))
         os.replace(partial, path)
@@ -85,16 +96,17 @@ def local_runner(workers: int) -> Runner:
 
     def run(units: Sequence[Unit]) -> Iterator[Unit]:
         if workers == 1:
-            yield from map(execute, units)
+            for unit in units:
+                execute(unit)
+                yield unit
             return
         context = multiprocessing.get_context("spawn")  # forks of threaded libraries hang
-        pool = concurrent.futures.ProcessPoolExecutor(
-            workers, context, initializer=cv2.setNumThreads, initargs=(1,)
-        )
+        pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start_worker)
         try:
-            futures = [pool.submit(execute, unit) for unit in units]
+            futures = {pool.submit(execute, unit): unit for unit in units}
             for future in concurrent.futures.as_completed(futures):
-                yield future.result()
+                future.result()
+                yield futures[future]
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process was killed, most likely for lack of memory: run again with "
@@ -129,6 +141,16 @@ def beam_runner(name: str, arguments: Sequence[str]) -> Runner:
         yield from units
 
     return run
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)  # one process a core is enough
+
+    def follow_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)  # a killed build must not go on writing beside the one that takes over
+
+    threading.Thread(target=follow_parent, daemon=True).start()
 
 
 def _failure(unit: Unit) -> Path:

@@ -28,11 +28,12 @@ def verify(prepared: Prepared, runner: Runner) -> tuple[list[str], list[str]]:
                 Path(scratch) / f"{number}.json",
                 check_shard,
                 (prepared.folder, number),
-                len(shard.manifest["records"]),
+                shard.examples,
             )
             for number, shard in enumerate(prepared.shards)
         ]
-        results = run_units(units, runner, f"verify {prepared.info.name}")
+        run_units(units, runner, f"verify {prepared.info.name}")
+        results = [unit.result() for unit in units]
     faults = [line for result in results for line in result["faults"]]
     seen = sum((Counter(result["seen"]) for result in results), Counter())
     lines = [str(prepared.folder)]
@@ -72,7 +73,7 @@ def check_shard(folder: Path, number: int) -> dict:
     prepared = Prepared(folder)
     shard = prepared.shards[number]
     faults, seen, ids = [], Counter(), []
-    expected = shard.manifest["records"]
+    expected = shard.records()
     try:
         for position, (digest, example) in enumerate(prepared.examples(shard)):
             where = f"{shard.path}: record {position} ({example['image_id']})"

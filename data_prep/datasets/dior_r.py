@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -43,7 +44,7 @@ class DiorR(Dataset):
                 bad(f"{listed}: missing, it lists the images of the split")
                 continue
             splits[split] = []
-            for number, name in enumerate(listed.read_text("utf-8").split(), 1):
+            for number, name in enumerate(_words(listed), 1):
                 if name in places:
                     files = (places[name], f"{_ANNOTATIONS}/{name}.xml")
                     splits[split].append(Item(name, files))
@@ -64,3 +65,7 @@ class DiorR(Dataset):
             "truncated": (inside < 1 - 1e-6).astype(np.uint8),
         }
         return Converted([example], len(objects.labels))
+
+
+def _words(path: Path) -> list[str]:
+    return read_bytes(path).decode("utf-8", "replace").split()

@@ -28,8 +28,10 @@ QUALITY = 95
 class Dota(Dataset):
     """DOTA: {train,val,test}/images with labelTxt folders, cut into patches of 1024 pixels."""
 
-    version: str = option("2.0", "of the labels", tuple(dota.CLASSES))
-    scales: str = option("single", "scale 1 with gap 200, or 0.5/1/1.5 with gap 500", tuple(SCALES))
+    version: str = option("2.0", "of the labels", choices=tuple(dota.CLASSES))
+    scales: str = option(
+        "single", "scale 1 with gap 200, or 0.5/1/1.5 with gap 500", choices=tuple(SCALES)
+    )
     v1_source: str = option("", "folder of DOTA v1.0, whose images the v2.0 download leaves out")
 
     name = "dota"

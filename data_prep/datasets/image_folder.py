@@ -19,7 +19,9 @@ from rsfm_jax.errors import UserError
 class ImageFolder(Dataset):
     """Pictures below one folder; subfolders are classes, or splits that hold classes."""
 
-    short_side: int = option(320, f"shrink to this side; over {TILE} times that, cut first")
+    short_side: int = option(
+        320, f"shrink to this side; over {TILE} times that, cut first", limits=(16, 8192)
+    )
 
     name = "image_folder"
     items_per_shard = 2048

@@ -16,9 +16,13 @@ from rsfm_jax.data.formats import Report
 class MillionAid(Dataset):
     """MillionAID: train/LEVEL1/LEVEL2/LEVEL3/*.jpg with labels and test/*.jpg without."""
 
-    short_side: int = option(320, f"shrink to this side; over {TILE} times that, cut first")
+    short_side: int = option(
+        320, f"shrink to this side; over {TILE} times that, cut first", limits=(16, 8192)
+    )
     # The authors of RSP and RVSA held 51k of the million out and never published which.
-    holdout: float = option(0.05, "share of the files that go to the split val, 0 to 1")
+    holdout: float = option(
+        0.05, "share of the files that go to the split val, 0 to 1", limits=(0, 1)
+    )
     seed: int = option(0, "of the held-out split")
 
     name = "millionaid"

@@ -27,9 +27,11 @@ _FOLDERS = {
 class Potsdam(Dataset):
     """Potsdam: 24 training and 14 test tiles of 6000 x 6000 pixels at 5 cm."""
 
-    bands: str = option("RGB", "of the orthophotos", ("RGB", "IRRG"))
-    labels: str = option("no_boundary", "with eroded boundaries, or full", ("no_boundary", "full"))
-    classes: str = option("5", "5 ignores clutter, 6 counts it", ("5", "6"))
+    bands: str = option("RGB", "of the orthophotos", choices=("RGB", "IRRG"))
+    labels: str = option(
+        "no_boundary", "with eroded boundaries, or full", choices=("no_boundary", "full")
+    )
+    classes: str = option("5", "5 ignores clutter, 6 counts it", choices=("5", "6"))
 
     name = "potsdam"
     items_per_shard = 1

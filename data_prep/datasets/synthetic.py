@@ -25,8 +25,8 @@ class Synthetic(Dataset):
     expect, RAW/dota, RAW/potsdam and so on; those that exist are left alone.
     """
 
-    scenes: int = option(512, "training scenes; val and test get an eighth each")
-    size: int = option(256, "pixels a side")
+    scenes: int = option(512, "training scenes; val and test get an eighth each", limits=(1, 10**8))
+    size: int = option(256, "pixels a side", limits=(16, 8192))
 
     name = "synthetic"
     items_per_shard = 1024

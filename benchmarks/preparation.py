@@ -1,0 +1,106 @@
+"""Images a second that pretraining preparation handles, beside the JPEG decoder's own limit.
+
+    python benchmarks/preparation.py [--images 300] [--workers 2]
+
+Draws JPEG files of several sizes into a temporary folder, then measures on one core: reading and
+decoding alone (libjpeg-turbo through simplejpeg), the conversion (decode, shrink, encode), and
+the build of a whole shard (hashes, conversion, record writing), by the processor time of this
+process; then the command with `--workers` processes by the clock, start-up and hashing for
+duplicates included.
+"""
+
+import argparse
+import contextlib
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import simplejpeg
+
+from data_prep.__main__ import main as data_prep
+from data_prep.dataset import Item
+from data_prep.datasets.image_folder import ImageFolder
+from data_prep.images import encode_jpeg
+from data_prep.shards import build_shard
+from rsfm_jax.data.formats import stop
+from rsfm_jax.data.synthetic import draw_scene
+
+SIDES = (256, 512, 1024)  # pixels; only the first is at most the stored short side of 320
+
+
+def seconds(work, clock=time.process_time) -> float:
+    """Time of `work()`, the best of three; time of this process holds on a busy machine too."""
+    times = []
+    for _ in range(3):
+        start = clock()
+        work()
+        times.append(clock() - start)
+    return min(times)
+
+
+def draw_files(folder: Path, side: int, count: int) -> None:
+    """Writes `count` different scenes as JPEG of quality 85."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        scene = draw_scene(number, side)
+        (folder / f"{number:06d}.jpg").write_bytes(encode_jpeg(scene.image, 85))
+
+
+def measure(side: int, count: int, workers: int) -> list[str]:
+    """One row of the table."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / f"side{side}"
+        draw_files(folder, side, count)
+        paths = sorted(folder.iterdir())
+        dataset = ImageFolder(source=str(folder))
+        items = [Item(path.name, (path.name,)) for path in paths]
+
+        def decode() -> None:
+            for path in paths:
+                simplejpeg.decode_jpeg(path.read_bytes())
+
+        def convert() -> None:
+            for item in items:
+                dataset.convert(item, stop)
+
+        def shard() -> None:
+            target = Path(temporary) / "shard"
+            build_shard(dataset, dataset.features(), items, target, "stop")
+
+        def command() -> None:
+            out = tempfile.mkdtemp(dir=temporary)
+            arguments = ["build", "image_folder", f"--source={folder}", f"--data_dir={out}"]
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert data_prep([*arguments, f"--workers={workers}"]) == 0
+
+        kib = sum(path.stat().st_size for path in paths) / count / 1024
+        rates = [count / seconds(work) for work in (decode, convert, shard)]
+        rates.append(count / seconds(command, time.perf_counter))
+    hours = 1e6 / (rates[2] * 16) / 3600
+    return [
+        *(f"{side}", f"{kib:.0f}"),
+        *(f"{rate:,.0f}" for rate in rates),
+        f"{rates[2] / rates[0]:.2f}",
+        f"{hours:.2f}",
+    ]
+
+
+def main() -> None:
+    """Prints the table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    columns = ["side px", "KiB", "decode only", "convert", "shard", f"command, {options.workers} w"]
+    columns += ["shard / decode", "hours for 1M on 16 cores"]
+    print(" | ".join(columns))
+    print(" | ".join("---" for _ in columns))
+    for side in SIDES:
+        print(" | ".join(measure(side, options.images, options.workers)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
