@@ -3,8 +3,11 @@
 Box `a` is moved into the frame of box `b`, which becomes [-X, X] x [-Y, Y]. The area of the
 intersection is the sum over the four directed edges of `a` of the integral of clamp(y, -Y, Y) dx
 over the part of the edge with x in [-X, X]; each has a closed form. Nothing branches on the
-geometry and no configuration is degenerate, so values and gradients are finite everywhere, and
-`1 - rotated_iou(a, b)` is a usable loss.
+geometry and no configuration is degenerate.
+
+The derivative is that of a region whose border moves: every edge contributes the length of it that
+lies inside the other box times its outward speed. It is bounded everywhere, so `1 - rotated_iou` is
+a usable loss, also for boxes that coincide.
 
 All functions work element by element on broadcasting boxes; `pairwise` gives the matrix. A box that
 is not `is_valid` (padding, NaN, infinity) overlaps nothing: 0, with zero gradients.
@@ -16,9 +19,8 @@ import jax.numpy as jnp
 from rsfm_jax.boxes import compensated
 from rsfm_jax.boxes.geometry import is_valid
 
-# An edge advancing less than this in x (pixels) is vertical: its reciprocal, squared in the
-# gradient, must not overflow float32, and its integral over x is nothing.
-MIN_RUN = 1e-15
+# Steps smaller than this (pixels, or sines) are none: what is divided by them stays in float32.
+TINY = 1e-15
 
 
 def pairwise(overlap, a, b):
@@ -28,61 +30,64 @@ def pairwise(overlap, a, b):
 
 def rotated_iou(a, b):
     """Intersection over union of boxes [..., 5], in [0, 1]; accuracy in `docs/boxes.md`."""
-    return _over(a, b, _rotated_intersection, _area, lambda area_a, area_b, i: area_a + area_b - i)
+    a, b, valid = _only_valid(a, b)
+    common = _rotated_intersection(a, b)
+    return _ratio(common, _rotated_area(a) + _rotated_area(b) - common, valid)
 
 
 def rotated_iof(a, b):
     """Intersection over the area of `a` (the foreground): [..., 5] -> [...] in [0, 1]."""
-    return _over(a, b, _rotated_intersection, _area, lambda area_a, area_b, i: area_a)
+    a, b, valid = _only_valid(a, b)
+    return _ratio(_rotated_intersection(a, b), _rotated_area(a), valid)
 
 
 def hbb_iou(a, b):
     """Intersection over union of horizontal boxes [..., 4] -> [...] in [0, 1]."""
-    return _over(a, b, _hbb_intersection, _hbb_area, lambda area_a, area_b, i: area_a + area_b - i)
+    a, b, valid = _only_valid(a, b)
+    overlap = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
+    common = jnp.prod(jnp.maximum(overlap, 0), axis=-1)
+    area_a, area_b = (jnp.prod(x[..., 2:] - x[..., :2], axis=-1) for x in (a, b))
+    return _ratio(common, area_a + area_b - common, valid)
 
 
-def _over(a, b, intersection, area, denominator):
-    valid = is_valid(a) & is_valid(b)
-    filler = jnp.array([0, 0, 1, 1, 0][: a.shape[-1]], a.dtype)
-    a, b = (jnp.where(is_valid(x)[..., None], x, filler) for x in (a, b))
-    area_a, area_b = area(a), area(b)
-    common = jnp.minimum(intersection(a, b), jnp.minimum(area_a, area_b))
-    whole = denominator(area_a, area_b, common)
-    return jnp.where(valid & (whole > 0), common / jnp.where(whole > 0, whole, 1), 0)
+def _only_valid(a, b):
+    """The boxes in float32 or wider, unit boxes for invalid ones, and where both are valid."""
+    dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
+    a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+    valid_a, valid_b = is_valid(a), is_valid(b)
+    unit = jnp.array([0, 0, 1, 1, 0][: a.shape[-1]], dtype)
+    a = jnp.where(valid_a[..., None], a, unit)
+    b = jnp.where(valid_b[..., None], b, unit)
+    return a, b, valid_a & valid_b
 
 
-def _area(boxes):
+def _ratio(part, whole, valid):
+    """part / whole; 0 where not valid or where areas underflow."""
+    usable = valid & (whole > 0)
+    return jnp.where(usable, part / jnp.where(usable, whole, 1), 0)
+
+
+def _rotated_area(boxes):
     return boxes[..., 2] * boxes[..., 3]
 
 
-def _hbb_area(hbb):
-    return (hbb[..., 2] - hbb[..., 0]) * (hbb[..., 3] - hbb[..., 1])
-
-
-def _hbb_intersection(a, b):
-    low, high = jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])
-    width, height = (jnp.maximum(high - low, 0)[..., i] for i in range(2))
-    return width * height
-
-
+@jax.custom_jvp
 def _rotated_intersection(a, b):
     """Area common to valid boxes: [..., 5] -> [...] square pixels."""
-    x, y, cos, sin = _relative_pose(a[..., [0, 1, 4]], b[..., [0, 1, 4]])
+    x, y, cos, sin = _relative_pose(a, b)
     right, down = a[..., 2] / 2, a[..., 3] / 2
     half_width, half_height = b[..., 2] / 2, b[..., 3] / 2
     ux, uy, vx, vy = right * cos, right * sin, -down * sin, down * cos
     corners = [(x - ux - vx, y - uy - vy), (x + ux - vx, y + uy - vy),
                (x + ux + vx, y + uy + vy), (x - ux + vx, y - uy + vy)]  # fmt: skip
     edges = zip(corners, corners[1:] + corners[:1], strict=True)
-    total = sum(_edge_integral(p, q, half_width, half_height) for p, q in edges)
-    return jnp.abs(total)
+    area = jnp.abs(sum(_edge_integral(p, q, half_width, half_height) for p, q in edges))
+    return jnp.minimum(area, jnp.minimum(_rotated_area(a), _rotated_area(b)))
 
 
-@jax.custom_jvp
 def _relative_pose(a, b):
-    """Centre and direction of `a` in the frame of `b`: (x, y, angle) pairs -> x, y, cos, sin."""
-    cos_a, sin_a = compensated.cos_sin(a[..., 2])
-    cos_b, sin_b = compensated.cos_sin(b[..., 2])
+    """Centre of `a` in the frame of `b` and cosine and sine of the angle between them."""
+    (cos_a, sin_a), (cos_b, sin_b) = (compensated.cos_sin(box[..., 4]) for box in (a, b))
     dx, dy = (compensated.difference(a[..., i], b[..., i]) for i in range(2))
     minus_sin_b, minus_cos_a = compensated.negative(sin_b), compensated.negative(cos_a)
     return (
@@ -93,41 +98,69 @@ def _relative_pose(a, b):
     )
 
 
-@_relative_pose.defjvp
-def _relative_pose_jvp(primals, tangents):
-    x, y, cos, sin = _relative_pose(*primals)
-    cos_b, sin_b = jnp.cos(primals[1][..., 2]), jnp.sin(primals[1][..., 2])
-    dx, dy, turn = (tangents[0][..., i] - tangents[1][..., i] for i in range(3))
-    turn_b = tangents[1][..., 2]
-    moved = (
-        cos_b * dx + sin_b * dy + y * turn_b,
-        cos_b * dy - sin_b * dx - x * turn_b,
-        -sin * turn,
-        cos * turn,
-    )
-    return (x, y, cos, sin), moved
-
-
 def _edge_integral(p, q, half_width, half_height):
     """Integral of clamp(y, +-half_height) dx along the edge p -> q with x in +-half_width."""
     (px, py), (qx, qy) = p, q
-    run = qx - px
-    steep = jnp.abs(run) < MIN_RUN
-    inverse = jnp.where(steep, 0, 1 / jnp.where(steep, 1, run))
+    slope = (qy - py) * _inverse(qx - px)
     start, stop = jnp.clip(px, -half_width, half_width), jnp.clip(qx, -half_width, half_width)
-    y_start = py + (start - px) * inverse * (qy - py)
-    y_stop = py + (stop - px) * inverse * (qy - py)
+    y_start, y_stop = py + (start - px) * slope, py + (stop - px) * slope
     return (stop - start) * _clamped_mean(y_start, y_stop, half_height)
+
+
+def _inverse(x):
+    """1 / x, but 0 for steps that are none."""
+    none = jnp.abs(x) < TINY
+    return jnp.where(none, 0, 1 / jnp.where(none, 1, x))
 
 
 def _clamped_mean(y0, y1, bound):
     """Mean of clamp(y, -bound, bound) as y runs evenly from y0 to y1."""
     low, high = jnp.minimum(y0, y1), jnp.maximum(y0, y1)
-    rise = high - low
-    flat = rise < MIN_RUN
-    inverse = jnp.where(flat, 0, 1 / jnp.where(flat, 1, rise))
+    inverse = _inverse(high - low)
     inside_low, inside_high = jnp.clip(low, -bound, bound), jnp.clip(high, -bound, bound)
     inside = (inside_high - inside_low) * inverse * (inside_low + inside_high) / 2
     above = jnp.clip((high - bound) * inverse, 0, 1)
     below = jnp.clip((-bound - low) * inverse, 0, 1)
-    return jnp.where(flat, inside_low, inside + (above - below) * bound)
+    return jnp.where(inverse == 0, inside_low, inside + (above - below) * bound)
+
+
+@_rotated_intersection.defjvp
+def _rotated_intersection_jvp(primals, tangents):
+    (a, b), (a_dot, b_dot) = primals, tangents
+    swept = _swept_area(a, a_dot, _relative_pose(a, b), b)
+    swept += _swept_area(b, b_dot, _relative_pose(b, a), a)
+    return _rotated_intersection(a, b), swept
+
+
+def _swept_area(box, box_dot, pose, other):
+    """Area that the edges of `box` inside `other` sweep outward as `box` changes by `box_dot`."""
+    x, y, cos, sin = pose  # of `box` in the frame of `other`
+    half_w, half_h = box[..., 2] / 2, box[..., 3] / 2
+    moved_x, moved_y, grown_w, grown_h, turned = (box_dot[..., i] for i in range(5))
+    box_cos, box_sin = jnp.cos(box[..., 4]), jnp.sin(box[..., 4])
+    along, across = box_cos * moved_x + box_sin * moved_y, box_cos * moved_y - box_sin * moved_x
+    total = 0
+    for side in (-1, 1):
+        reach = side * half_w  # the left or right edge, running along the box's height
+        start, run = (x + reach * cos, y + reach * sin), (-sin, cos)
+        length, middle = _part_inside(start, run, half_h, other)
+        total += length * (side * (along - turned * middle) + grown_w / 2)
+        reach = side * half_h  # the upper or lower edge, running along its width
+        start, run = (x - reach * sin, y + reach * cos), (cos, sin)
+        length, middle = _part_inside(start, run, half_w, other)
+        total += length * (side * (across + turned * middle) + grown_h / 2)
+    return total
+
+
+def _part_inside(start, run, reach, other):
+    """Of the points start + t run, |t| <= reach: how much lies in `other`, and the middle t."""
+    low, high, share = -reach, reach, 1.0
+    for at, step, half in zip(start, run, (other[..., 2] / 2, other[..., 3] / 2), strict=True):
+        parallel = jnp.abs(step) < TINY
+        inverse = _inverse(step)
+        ends = (-half - at) * inverse, (half - at) * inverse
+        low = jnp.where(parallel, low, jnp.maximum(low, jnp.minimum(*ends)))
+        high = jnp.where(parallel, high, jnp.minimum(high, jnp.maximum(*ends)))
+        # An edge that lies on the border counts half: the middle of its one-sided derivatives.
+        share *= jnp.where(parallel, (jnp.sign(half - at) + jnp.sign(half + at)) / 2, 1)
+    return share * jnp.maximum(high - low, 0), (low + high) / 2
