@@ -11,12 +11,12 @@ import pytest
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.sharding.mesh import make_mesh
+from rsfm_jax.sharding.rules import unbox
 from rsfm_jax.training import loop
-from rsfm_jax.training.checkpoints import Checkpoints, load_params
+from rsfm_jax.training.checkpoints import load_params
 from rsfm_jax.training.optimizer import learning_rate, make_optimizer
 from rsfm_jax.training.preemption import Preempted
 from rsfm_jax.training.program import accumulate_gradients, build_program
-from rsfm_jax.sharding.rules import unbox
 from tests.toy import ToyTask, toy_config
 
 

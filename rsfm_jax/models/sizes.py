@@ -48,6 +48,7 @@ SIZES = {
     "vit_s12x1": ViTSize(width=384, depth=12, num_heads=6, mlp_dim=1536),
     "vit_ti12x1": ViTSize(width=192, depth=12, num_heads=3, mlp_dim=768),
     "vit_ti6x2": ViTSize(width=192, depth=6, num_heads=3, mlp_dim=768, num_branches=2),
+    "vit_nano4x2": ViTSize(width=128, depth=4, num_heads=4, mlp_dim=256, num_branches=2),
     "vit_micro2x4": ViTSize(width=64, depth=2, num_heads=2, mlp_dim=128, num_branches=4),
 }
 

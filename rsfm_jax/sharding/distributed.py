@@ -1,6 +1,9 @@
 """Start-up of several processes: TPU pods, SLURM and explicit coordinators."""
 
+import importlib.util
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 
@@ -15,23 +18,37 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
       num_processes: how many processes there are; needed with `coordinator`.
       process_id: this one's number from 0; needed with `coordinator`.
 
-    With no coordinator, a SLURM job of several tasks and a TPU pod are recognised by their
-    environment variables and JAX's own detection fills in the rest.
+    With no coordinator, a SLURM step of several tasks and a TPU host are recognised, and JAX's
+    own detection fills in the addresses.
+
+    Raises:
+      UserError: some but not all of the three are given.
     """
     explicit = (coordinator, num_processes, process_id)
-    if any(value is not None for value in explicit):
-        if any(value is None for value in explicit):
-            raise UserError(
-                "--coordinator, --num_processes and --process_id go together; give all three"
-            )
+    if all(value is not None for value in explicit):
         jax.distributed.initialize(coordinator, num_processes, process_id)
-    elif _in_slurm_step() or _on_tpu_pod():
+    elif any(value is not None for value in explicit):
+        raise UserError("--coordinator, --num_processes and --process_id go together; give all")
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        jax.distributed.initialize(local_device_ids=slurm_local_devices(os.environ))
+    elif _on_tpu_host():
         jax.distributed.initialize()
 
 
-def _in_slurm_step() -> bool:
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+def slurm_local_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """The GPUs of this SLURM task; None leaves it to JAX, which takes one GPU a task.
+
+    With one task a node JAX would see only the first GPU of each; here such a task takes all.
+    """
+    tasks_per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "")  # "1(x2)", "8", "4,4"
+    if tasks_per_node.partition("(")[0] != "1":
+        return None
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    count = len(visible.split(",")) if visible else int(environment.get("SLURM_GPUS_ON_NODE", "0"))
+    return list(range(count)) or None
 
 
-def _on_tpu_pod() -> bool:
-    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+def _on_tpu_host() -> bool:
+    if importlib.util.find_spec("libtpu") is None:
+        return False
+    return any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
