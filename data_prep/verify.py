@@ -72,12 +72,12 @@ def check_shard(folder: Path, number: int) -> dict:
     """Faults of one shard, and how often each class and each oddity was seen."""
     prepared = Prepared(folder)
     shard = prepared.shards[number]
-    faults, seen, ids = [], Counter(), []
+    faults, seen, count = [], Counter(), 0
     expected = shard.records()
     try:
         for position, (digest, example) in enumerate(prepared.examples(shard)):
             where = f"{shard.path}: record {position} ({example['image_id']})"
-            ids.append(example["image_id"])
+            count += 1
             if position >= len(expected) or digest != expected[position][2]:
                 faults.append(f"{where}: its hash is not the one in the manifest")
             faults += [f"{where}: {fault}" for fault in _faults(prepared, example)]
@@ -85,10 +85,9 @@ def check_shard(folder: Path, number: int) -> dict:
             seen.update(_classes(prepared, example))
     except UserError as error:
         faults.append(str(error))
-    if ids != [image_id for image_id, _, _ in expected]:
-        faults.append(
-            f"{shard.path}: {len(ids)} records, the manifest names {len(expected)} others"
-        )
+    else:
+        if count != len(expected):
+            faults.insert(0, f"{shard.path}: {count} examples, {len(expected)} were written")
     return {"faults": faults, "seen": seen}
 
 
