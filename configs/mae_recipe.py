@@ -74,7 +74,8 @@ def get_config(size: str) -> ConfigDict:
     config.eval.every_steps = 10 * steps_per_epoch
     config.eval.source = ""  # held-out images to reconstruct; "" takes config.data.source
     config.eval.split = "train"
-    config.eval.images = 8
+    config.eval.images = 256
+    config.eval.center_share = 1.0  # of the shorter side, the square that evaluation looks at
     config.eval.batch_size = 256
     config.eval.probe_source = ""  # a labelled folder for kNN and linear probes; "" for none
     config.eval.probe_split = "train"

@@ -61,20 +61,22 @@ def draw_crop(
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def resize_center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """The largest central square, resampled to `size` pixels a side, for evaluation.
+def resize_center_crop(image: np.ndarray, size: int, share: float = 1.0) -> np.ndarray:
+    """A central square, resampled to `size` pixels a side, for evaluation.
 
-    Unlike the usual 87.5 % crop it keeps the whole shorter side: scenes seen from above have
-    no subject in the middle.
+    Unlike the usual 87.5 % crop it keeps the whole shorter side unless told: scenes seen from
+    above have no subject in the middle.
 
     Args:
       image: uint8 [H, W, 3].
+      size: pixels a side of the result.
+      share: of the shorter side that the square takes, in (0, 1].
 
     Returns:
       uint8 [size, size, 3].
     """
     height, width = image.shape[:2]
-    side = min(height, width)
+    side = max(1, round(share * min(height, width)))
     top, left = (height - side) // 2, (width - side) // 2
     return _resize(image[top : top + side, left : left + side], size)
 

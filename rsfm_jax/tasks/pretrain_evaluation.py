@@ -28,9 +28,11 @@ from rsfm_jax.training.state import Params
 EVALUATION_SEED = 0
 
 
-def load_images(source: str, split: str, image_size: int, limit: int) -> Any:
+def load_images(config: Any, source: str, split: str, limit: int) -> Any:
     """(uint8 images [N, S, S, 3], labels [N] or None): at most `limit`, seeded."""
-    crop = partial(resize_center_crop, size=image_size)
+    crop = partial(
+        resize_center_crop, size=config.data.image_size, share=config.eval.center_share
+    )
     return load_all(open_source(source, split), crop, limit=limit, seed=EVALUATION_SEED)
 
 
@@ -46,9 +48,8 @@ class Reconstruction:
         """Held-out images and the noise of their masks."""
         config = self.config
         source = config.eval.source or config.data.source
-        size = config.data.image_size
-        images, _ = load_images(source, config.eval.split, size, config.eval.images)
-        patches = (size // config.model.patch_size) ** 2
+        images, _ = load_images(config, source, config.eval.split, config.eval.images)
+        patches = (config.data.image_size // config.model.patch_size) ** 2
         noise = np.random.default_rng(EVALUATION_SEED).random((len(images), patches), np.float32)
         return {"image": images, "noise": noise}
 
@@ -116,15 +117,13 @@ class Probe:
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels."""
         config = self.config
+        evaluation = config.eval
         images, labels = load_images(
-            config.eval.probe_source,
-            config.eval.probe_split,
-            config.data.image_size,
-            config.eval.probe_images,
+            config, evaluation.probe_source, evaluation.probe_split, evaluation.probe_images
         )
         if labels is None:
             raise UserError(
-                f"config.eval.probe_source={config.eval.probe_source}: no labels there; it needs "
+                f"config.eval.probe_source={evaluation.probe_source}: no labels there; it needs "
                 "one subfolder of images a class"
             )
         return images, labels
