@@ -57,7 +57,7 @@ def assign(candidates, truths, rule, usable=True):
         truth = jnp.where(chunk_best > best, chunk_truth, truth)
         if rule.low_quality is not None:
             # One chunk sees all candidates, so the best overlap of its truths is known here.
-            reach = jnp.max(overlaps, axis=0)
+            reach = jnp.max(overlaps, axis=0, initial=0)
             claims = (overlaps == reach) & (reach >= rule.low_quality)
             claim = jnp.maximum(claim, jnp.max(jnp.where(claims, index, -1), axis=1))
         return (jnp.maximum(best, chunk_best), truth, claim, first + CHUNK), None
