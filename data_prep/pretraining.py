@@ -1,6 +1,7 @@
 """What MillionAID and plain folders of pictures share: one copy of each, at a readable size."""
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,11 +16,11 @@ TILE = 4  # a picture over TILE x short_side on a side is cut, so that shrinking
 
 def list_images(root: str, folder: str) -> list[str]:
     """Sorted paths, relative to `root`, of the pictures at any depth below `root`/`folder`."""
-    return sorted(
-        path.relative_to(root).as_posix()
-        for path in Path(root, folder).rglob("*")
-        if path.suffix.lower() in IMAGE_ENDINGS
-    )
+    found = []
+    for parent, _, names in os.walk(Path(root, folder), followlinks=True):
+        below = Path(os.path.relpath(parent, root)).as_posix()
+        found += [f"{below}/{name}" for name in names if name.lower().endswith(IMAGE_ENDINGS)]
+    return sorted(found)
 
 
 def drop_duplicates(

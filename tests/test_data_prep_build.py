@@ -221,6 +221,26 @@ def test_dota_real_images(real_data, tmp_path):
     assert manifest(folder)["splits"]["train"]["objects"] == 600
 
 
+def test_potsdam_real_crop(real_data, tmp_path):
+    """The only real crop has mmsegmentation's class indices; coloured, it is a tile again."""
+    (labels,) = (real_data / "potsdam" / "ann_dir").glob("*.png")
+    (image,) = (real_data / "potsdam" / "img_dir").glob("*.png")
+    classes = cv2.imread(str(labels), cv2.IMREAD_UNCHANGED)
+    colours = np.array([potsdam.BOUNDARY, *potsdam.COLOURS], np.uint8)[classes]
+    raw = {
+        "2_Ortho_RGB/top_potsdam_2_10_RGB.tif": cv2.imread(str(image)),
+        "5_Labels_all_noBoundary/top_potsdam_2_10_label_noBoundary.tif": colours[..., ::-1],
+    }
+    for name, picture in raw.items():
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), picture)
+    folder = build("potsdam", tmp_path, tmp_path / "out", "--on_bad=skip")
+    assert len(manifest(folder)["bad"]) == 37  # the other tiles
+    (example,) = read(folder, "train")
+    assert np.array_equal(example["mask"][..., 0], np.where(classes == 0, 255, classes - 1))
+    assert np.array_equal(example["image"], cv2.imread(str(image))[..., ::-1])
+
+
 def test_same_bytes_for_any_number_of_workers_and_seen_once(tmp_path, capsys):
     source = raw_root() / "potsdam"
     one = build("potsdam", source, tmp_path / "one")
