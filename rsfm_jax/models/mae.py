@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rsfm_jax.models.layers import Linear, declare
 from rsfm_jax.models.sizes import ViTSize
-from rsfm_jax.models.vit import Blocks, ViT, ViTConfig, patchify, sincos_positions
+from rsfm_jax.models.vit import Blocks, ViT, ViTConfig, patch_grid, patchify, sincos_positions
 from rsfm_jax.sharding.rules import constrain
 
 
@@ -91,11 +91,6 @@ class MAE(nn.Module):
         pixels = encoder.patch_size**2 * images.shape[-1]
         head = Linear(pixels, ("embed", None), encoder.dtype, name="prediction")
         return head(full).astype(jnp.float32)
-
-
-def patch_grid(images: jax.Array, patch_size: int) -> tuple[int, int]:
-    """(rows, columns) of patches of images [B, H, W, C]."""
-    return images.shape[1] // patch_size, images.shape[2] // patch_size
 
 
 def unshuffle(visible: jax.Array, mask_token: jax.Array, mask: Mask) -> jax.Array:
