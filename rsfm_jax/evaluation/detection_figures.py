@@ -1,0 +1,50 @@
+"""Pictures of a detection evaluation, written atomically as PNG."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rsfm_jax.evaluation.figures import save
+
+COLUMNS = 4
+
+
+def draw_precision_recall(path: Path, evaluation) -> None:
+    """One panel a class with objects to find: precision over recall at the first threshold."""
+    shown = np.flatnonzero(evaluation.objects)
+    rows = max(1, -(-len(shown) // COLUMNS))
+    figure = Figure(figsize=(2.6 * COLUMNS, 2.2 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(shown) :]:
+        axes.axis("off")
+    for axes, label in zip(panels, shown, strict=False):
+        curve = evaluation.curves[label]
+        average = evaluation.average_precision[label, 0]
+        axes.plot(curve.recall, curve.precision, drawstyle="steps-pre")
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.set_title(f"{evaluation.classes[label]}  {average:.3f}", fontsize=9)
+    threshold = evaluation.thresholds[0]
+    figure.suptitle(f"AP at IoU > {threshold:g}, mean {evaluation.mean:.3f}", fontsize=10)
+    figure.supxlabel("recall", fontsize=9)
+    figure.supylabel("precision", fontsize=9)
+    save(figure, path)
+
+
+def draw_confusion(path: Path, matrix: np.ndarray, classes) -> None:
+    """The matrix of `confusion_matrix` with its counts, coloured by share of the true class."""
+    names = [*classes, "background"]
+    size = 2.5 + 0.42 * len(names)
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axes = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(matrix), strict=True):
+        color = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, matrix[row, column], ha="center", va="center", color=color,
+                  fontsize=7)  # fmt: skip
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="detected", ylabel="true")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.7)
+    save(figure, path)
