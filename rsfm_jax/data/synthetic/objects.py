@@ -141,29 +141,26 @@ def pools(c: Canvas, boxes) -> None:
     c.label("swimming-pool", boxes)
 
 
-def court(c: Canvas, box, name: str, surface) -> None:
-    """A tennis court, basketball court or soccer field [5]: surface, lines, label."""
-    box = _table(box)
-    cover = "grass" if name == "soccer-ball-field" else "paved"
-    c.boxes(box, c.shades(surface, 1), cover)
-    inner = _part(box, 0, 0, 0.9, 0.86)
-    for x in (-0.5, 0, 0.5):
-        c.boxes(_part(inner, x, 0, 0.012, 1), WHITE)
-    for y in (-0.5, 0.5):
-        c.boxes(_part(inner, 0, y, 1, 0.02), WHITE)
+def courts(c: Canvas, boxes, name: str, surface) -> None:
+    """Tennis courts, basketball courts or soccer fields [N, 5]: surface, lines, labels."""
+    boxes = _table(boxes)
+    colours = c.shades(surface, len(boxes))
+    c.boxes(boxes, colours, "grass" if name == "soccer-ball-field" else "paved")
+    inner = _part(boxes, 0, 0, 0.9, 0.86)
+    lines = [_part(inner, x, 0, 0.012, 1) for x in (-0.5, 0, 0.5)]
+    lines += [_part(inner, 0, y, 1, 0.02) for y in (-0.5, 0.5)]
     if name == "tennis-court":
-        c.boxes(_part(inner, 0, 0, 0.54, 0.02), WHITE)
-        for x in (-0.27, 0.27):
-            c.boxes(_part(inner, x, 0, 0.012, 0.75), WHITE)
-        for y in (-0.375, 0.375):
-            c.boxes(_part(inner, 0, y, 1, 0.02), WHITE)
-    else:
+        lines += [_part(inner, 0, 0, 0.54, 0.02)]
+        lines += [_part(inner, x, 0, 0.012, 0.75) for x in (-0.27, 0.27)]
+        lines += [_part(inner, 0, y, 1, 0.02) for y in (-0.375, 0.375)]
+    c.boxes(np.concatenate(lines), WHITE)
+    if name != "tennis-court":
         for x in (-0.42, 0.42):
             c.boxes(_part(inner, x, 0, 0.16, 0.42), WHITE)
-            c.boxes(_part(inner, x, 0, 0.14, 0.37), c.shades(surface, 1, 0.02))
-        c.discs(box[:, :2], 0.1 * inner[0, 2], WHITE)
-        c.discs(box[:, :2], 0.085 * inner[0, 2], c.shades(surface, 1, 0.02))
-    c.label(name, box)
+            c.boxes(_part(inner, x, 0, 0.14, 0.37), colours)
+        c.discs(boxes[:, :2], 0.1 * inner[:, 2], WHITE)
+        c.discs(boxes[:, :2], 0.085 * inner[:, 2], colours)
+    c.label(name, boxes)
 
 
 def road(c: Canvas, start, stop, width: float, marked: bool) -> None:

@@ -37,10 +37,6 @@ def _boxes(centres, w, h, theta=0.0) -> np.ndarray:
     return np.column_stack([centres, *sides])
 
 
-def _scattered_trees(c: Canvas, count: int, low: float = 3, high: float = 6) -> None:
-    put.trees(c, c.rng.uniform(-c.reach, c.reach, (count, 2)), c.rng.uniform(low, high, count))
-
-
 def _ground(c: Canvas) -> None:
     colour, cover = [(GRASS, "grass"), (SOIL, "barren"), (SAND, "barren")][c.rng.integers(3)]
     c.ground(colour, cover)
@@ -232,16 +228,16 @@ def parking(c: Canvas) -> None:
     stalls = np.arange(-c.reach, c.reach, 6.2)
     full = c.rng.uniform(0.45, 0.9)
     island = np.arange(-c.reach + 31, c.reach, 6.2 * 14)
-    for y in rows:
-        c.boxes((0, y, 4 * c.reach, 0.7, 0), put.WHITE)
-        c.boxes(_boxes(np.column_stack([stalls - 3.1, 0 * stalls + y]), 0.7, 22), put.WHITE)
-        for side in (-1, 1):
-            taken = stalls[c.rng.random(len(stalls)) < full]
-            taken = taken[np.abs(taken[:, None] - island).min(1) > 9]
-            spots = np.column_stack([taken, 0 * taken + y + side * 5.6])
-            put.vehicles(c, _boxes(spots, *CAR, side * np.pi / 2))
-        c.boxes(_boxes(np.column_stack([island, 0 * island + y]), 11, 22), GRASS, "grass")
-        put.trees(c, np.column_stack([island, 0 * island + y]), c.rng.uniform(4, 6, len(island)))
+    c.boxes([(0, y, 4 * c.reach, 0.7, 0) for y in rows], put.WHITE)
+    c.boxes(_boxes(_grid(stalls - 3.1, rows), 0.7, 22), put.WHITE)
+    for side in (-1, 1):
+        spots = _grid(stalls, rows + side * 5.6)
+        taken = c.rng.random(len(spots)) < full
+        taken &= np.abs(spots[:, :1] - island).min(1) > 9
+        put.vehicles(c, _boxes(spots[taken], *CAR, side * np.pi / 2))
+    beds = _grid(island, rows)
+    c.boxes(_boxes(beds, 11, 22), GRASS, "grass")
+    put.trees(c, beds, c.rng.uniform(4, 6, len(beds)))
     parked = np.arange(-c.reach, c.reach, 70) + c.rng.uniform(0, 30)
     lorries = _boxes(np.column_stack([parked, 0 * parked + lane]), *LORRY)
     put.vehicles(c, lorries[c.rng.random(len(lorries)) < 0.5], "large-vehicle")
@@ -286,7 +282,7 @@ def sports(c: Canvas) -> None:
         np.arange(-c.reach, c.reach, 196) + c.rng.uniform(0, 98),
         np.arange(-c.reach, c.reach, 132) + c.rng.uniform(0, 66),
     )
-    for x, y in plots:
+    for x, y in plots[np.linalg.norm(plots, axis=1) < c.reach + 118]:  # half a plot's diagonal
         c.rng.choice([_track, _tennis, _basketball, _diamond])(c, x, y)
         put.road(c, (x - 98, y - 66), (x + 98, y - 66), 7, marked=False)
         put.road(c, (x - 98, y - 66), (x - 98, y + 66), 7, marked=False)
@@ -302,7 +298,7 @@ def _track(c: Canvas, x: float, y: float) -> None:
     for inset in (3, 6):
         for side in (-1, 1):
             c.boxes((x, y + side * (46 - inset), 100, 0.6, 0), put.WHITE)
-    put.court(c, (x, y, 108, 66, 0), "soccer-ball-field", GRASS)
+    put.courts(c, (x, y, 108, 66, 0), "soccer-ball-field", GRASS)
     for stripe in range(0, 5):
         c.boxes((x - 40 + 20 * stripe, y + 14, 10, 22, 0), GRASS * 0.92)
     c.label("ground-track-field", [(x, y, 192, 92, 0)])
@@ -311,14 +307,14 @@ def _track(c: Canvas, x: float, y: float) -> None:
 def _tennis(c: Canvas, x: float, y: float) -> None:
     surface = np.array([[92, 128, 96], [164, 98, 72], [80, 108, 148]])[c.rng.integers(3)]
     c.boxes((x, y, 170, 104, 0), surface * 0.8, "paved")
-    for cx, cy in _grid(x + np.array([-54, 0, 54]), y + np.array([-34, 0, 34])):
-        put.court(c, (cx, cy, 48, 24, 0), "tennis-court", surface)
+    centres = _grid(x + np.array([-54, 0, 54]), y + np.array([-34, 0, 34]))
+    put.courts(c, _boxes(centres, 48, 24), "tennis-court", surface)
 
 
 def _basketball(c: Canvas, x: float, y: float) -> None:
     surface = np.array([[170, 120, 84], [104, 122, 146], [128, 128, 122]])[c.rng.integers(3)]
-    for cx, cy in _grid(x + np.array([-44, 44]), y + np.array([-26, 26])):
-        put.court(c, (cx, cy, 62, 36, 0), "basketball-court", surface)
+    centres = _grid(x + np.array([-44, 44]), y + np.array([-26, 26]))
+    put.courts(c, _boxes(centres, 62, 36), "basketball-court", surface)
 
 
 def _diamond(c: Canvas, x: float, y: float) -> None:
