@@ -12,12 +12,16 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsfm_jax.boxes import iou as eager
 from rsfm_jax.boxes.compensated import cos_sin
 from rsfm_jax.boxes.geometry import rescale, rotate
-from rsfm_jax.boxes.iou import hbb_iou, pairwise, rotated_iof, rotated_iou
+from rsfm_jax.boxes.iou import pairwise
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "boxes.py"))
 accuracy_pairs, shapely_iou = BENCHMARK["accuracy_pairs"], BENCHMARK["shapely_iou"]
+rotated_iou, rotated_iof, hbb_iou = (
+    jax.jit(f) for f in (eager.rotated_iou, eager.rotated_iof, eager.hbb_iou)
+)
 KINDS = BENCHMARK["ACCURACY_KINDS"]
 BAD_BOXES = np.array(
     [[0, 0, 0, 0, 0], [5, 5, 0, 3, 0], [5, 5, 3, -3, 0], [np.nan, 5, 4, 4, 0], [5, 5, np.inf, 4, 0],
@@ -29,7 +33,7 @@ BAD_BOXES = np.array(
 def test_float32_error_is_below_one_in_a_million(kind):
     """10,000 pairs a kind; `python benchmarks/boxes.py accuracy` runs the million."""
     a, b = accuracy_pairs(kind, 10_000, np.random.default_rng(0))
-    error = np.abs(np.asarray(jax.jit(rotated_iou)(a, b), np.float64) - shapely_iou(a, b))
+    error = np.abs(np.asarray(rotated_iou(a, b), np.float64) - shapely_iou(a, b))
     assert error.max() <= 1e-6
 
 
@@ -75,10 +79,9 @@ box = st.builds(lambda *v: np.array(v, np.float32), coordinate, coordinate, side
 @given(box, box, st.floats(-3, 3), st.floats(0.25, 4))
 @settings(max_examples=60, deadline=None)
 def test_symmetric_and_unmoved_by_similarities(a, b, angle, scale):
-    iou = jax.jit(rotated_iou)
-    value = float(iou(a, b))
+    value = float(rotated_iou(a, b))
     assert 0 <= value <= 1
-    assert float(iou(b, a)) == pytest.approx(value, abs=1e-6)
+    assert float(rotated_iou(b, a)) == pytest.approx(value, abs=1e-6)
     a64, b64 = (rescale(rotate(x.astype(float), angle, (7, 9)), scale, scale) for x in (a, b))
     assert shapely_iou(a64[None], b64[None])[0] == pytest.approx(value, abs=1e-6)
 
@@ -116,8 +119,14 @@ def test_invalid_boxes_overlap_nothing_and_give_zero_gradients(overlap):
     for a, b in ((good, bad), (bad, good), (bad, bad)):
         a, b = np.broadcast_arrays(a, b)
         np.testing.assert_array_equal(overlap(a, b), 0)
-        for grad in jax.grad(lambda a, b: overlap(a, b).sum(), argnums=(0, 1))(a, b):
+        for grad in jax.jit(jax.grad(lambda a, b: overlap(a, b).sum(), argnums=(0, 1)))(a, b):
             np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.parametrize("overlap, columns", [(rotated_iou, 4), (rotated_iof, 3), (hbb_iou, 5)])
+def test_boxes_of_the_wrong_kind_are_refused(overlap, columns):
+    with pytest.raises(ValueError, match="expected boxes"):
+        overlap(jnp.ones((2, columns)), jnp.ones((2, columns)))
 
 
 @pytest.mark.parametrize("overlap", [rotated_iou, rotated_iof])
@@ -125,7 +134,7 @@ def test_gradients_equal_finite_differences(overlap):
     with jax.enable_x64(True):
         a, b = (x.astype(np.float64) for x in
                 accuracy_pairs("random", 300, np.random.default_rng(3)))  # fmt: skip
-        grads = jax.vmap(jax.grad(overlap, argnums=(0, 1)))(a, b)
+        grads = jax.jit(jax.vmap(jax.grad(overlap, argnums=(0, 1))))(a, b)
         step = 1e-6
         for which, grad in enumerate(grads):
             for i in range(5):
@@ -135,11 +144,14 @@ def test_gradients_equal_finite_differences(overlap):
                 np.testing.assert_allclose(grad[:, i], (ends[0] - ends[1]) / (2 * step), atol=1e-6)
 
 
+gradients = jax.jit(jax.vmap(jax.grad(rotated_iou, argnums=(0, 1))))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_finite_and_bounded_everywhere(kind):
     """An IoU cannot change faster than the shorter side is crossed, whatever the rounding."""
     a, b = accuracy_pairs(kind, 5_000, np.random.default_rng(1))
-    grads = jax.vmap(jax.grad(rotated_iou, argnums=(0, 1)))(a, b)
+    grads = gradients(a, b)
     for box, grad in zip((a, b), grads, strict=True):
         short, long = box[:, 2:4].min(axis=1), box[:, 2:4].max(axis=1)
         unit = np.stack([short, short, box[:, 2], box[:, 3], short / long * short / long], axis=1)

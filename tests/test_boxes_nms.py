@@ -9,6 +9,7 @@ from rsfm_jax.boxes import nms
 from rsfm_jax.boxes.iou import hbb_iou, pairwise, rotated_iou
 
 rotated_nms = jax.jit(nms.rotated_nms)
+multiclass_nms = jax.jit(nms.multiclass_nms)
 
 
 def greedy(overlaps, scores, threshold, candidate=None, classes=None):
@@ -88,7 +89,7 @@ def test_horizontal_nms_of_levels_under_vmap():
 def test_multiclass_equals_greedy_a_class(crowd):
     boxes, _, overlaps = crowd
     scores = (np.random.default_rng(3).integers(0, 30, (len(boxes), 6)) / 30).astype(np.float32)
-    keep = jax.jit(nms.multiclass_nms)(boxes, scores, 0.1, 0.3)
+    keep = multiclass_nms(boxes, scores, 0.1, 0.3)
     for c in range(6):
         expected = greedy(overlaps, scores[:, c], 0.1, candidate=scores[:, c] > 0.3)
         np.testing.assert_array_equal(keep[:, c], expected)
@@ -104,15 +105,15 @@ def test_invalid_boxes_are_never_kept_and_suppress_nothing(crowd):
     keep = rotated_nms(boxes, scores, 0.1)
     expected = greedy(overlaps[:, :300], scores, 0.1, candidate=bad == 5)
     np.testing.assert_array_equal(keep, expected)
-    keep = nms.multiclass_nms(boxes, scores[:, None], 0.1, -1.0)
+    keep = multiclass_nms(boxes, scores[:, None], 0.1, -1.0)
     np.testing.assert_array_equal(keep[:, 0], expected)
 
 
 @pytest.mark.parametrize("n", [0, 1, 256])
 def test_empty_and_all_padding(n):
     boxes, scores = jnp.zeros((n, 5)), jnp.ones(n)
-    assert nms.rotated_nms(boxes, scores, 0.5).tolist() == [False] * n
-    assert nms.multiclass_nms(boxes, scores[:, None], 0.5, 0.05).tolist() == [[False]] * n
+    assert rotated_nms(boxes, scores, 0.5).tolist() == [False] * n
+    assert multiclass_nms(boxes, scores[:, None], 0.5, 0.05).tolist() == [[False]] * n
     index, used = nms.top_kept(jnp.zeros(n, bool), scores, 3)
     assert index.tolist() == [0, 0, 0] and not used.any()
 

@@ -63,8 +63,9 @@ def test_any_corners_give_a_symmetric_share(p, q):
 
 def test_by_hand_and_degenerate():
     unit = np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]])
+    nan, inf = np.full((4, 2), np.nan), np.full((4, 2), np.inf)
     cases = [(unit, 1), (unit + [1, 0], 1 / 3), (unit + [2, 0], 0), (unit * 0, 0),
-             (unit * [1, 0], 0), (np.full((4, 2), np.nan), 0), (np.full((4, 2), np.inf), 0)]  # fmt: skip
+             (unit * [1, 0], 0), (nan, 0), (inf, 0)]  # fmt: skip
     quads = np.stack([quad for quad, _ in cases])
     expected = [value for _, value in cases]
     np.testing.assert_allclose(polygon_iou(np.stack([unit] * len(cases)), quads), expected)

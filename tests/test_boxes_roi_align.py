@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsfm_jax.boxes.roi_align import extend, pyramid_level, roi_align
+from rsfm_jax.boxes.roi_align import extend, pyramid_level
+from rsfm_jax.boxes.roi_align import roi_align as eager_roi_align
 
 STRIDES = (4, 8)
+roi_align = jax.jit(eager_roi_align, static_argnames="strides")
 
 
 def slow_roi_align(pyramid, roi, strides):
@@ -49,7 +51,7 @@ def case():
 
 def test_forward_equals_the_slow_version(case):
     pyramid, rois = case
-    got = jax.jit(roi_align, static_argnums=2)(pyramid, rois, STRIDES)
+    got = roi_align(pyramid, rois, STRIDES)
     assert got.shape == (2, 20, 7, 7, 3)
     levels = np.asarray(pyramid_level(jnp.asarray(rois), 2))
     assert 0 < levels.mean() < 1  # both levels are read

@@ -10,7 +10,8 @@ lies inside the other box times its outward speed. It is bounded everywhere, so 
 a usable loss, also for boxes that coincide.
 
 All functions work element by element on broadcasting boxes; `pairwise` gives the matrix. A box that
-is not `is_valid` (padding, NaN, infinity) overlaps nothing: 0, with zero gradients.
+is not `is_valid` (padding, NaN, infinity) overlaps nothing: 0, with zero gradients. Rows that are
+not boxes by their number of columns raise ValueError.
 """
 
 import jax
@@ -30,32 +31,34 @@ def pairwise(overlap, a, b):
 
 def rotated_iou(a, b):
     """Intersection over union of boxes [..., 5], in [0, 1]; accuracy in `docs/boxes.md`."""
-    a, b, valid = _only_valid(a, b)
+    a, b, valid = _only_valid(a, b, columns=5)
     common = _rotated_intersection(a, b)
     return _ratio(common, _rotated_area(a) + _rotated_area(b) - common, valid)
 
 
 def rotated_iof(a, b):
     """Intersection over the area of `a` (the foreground): [..., 5] -> [...] in [0, 1]."""
-    a, b, valid = _only_valid(a, b)
+    a, b, valid = _only_valid(a, b, columns=5)
     return _ratio(_rotated_intersection(a, b), _rotated_area(a), valid)
 
 
 def hbb_iou(a, b):
     """Intersection over union of horizontal boxes [..., 4] -> [...] in [0, 1]."""
-    a, b, valid = _only_valid(a, b)
+    a, b, valid = _only_valid(a, b, columns=4)
     overlap = jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2])
     common = jnp.prod(jnp.maximum(overlap, 0), axis=-1)
     area_a, area_b = (jnp.prod(x[..., 2:] - x[..., :2], axis=-1) for x in (a, b))
     return _ratio(common, area_a + area_b - common, valid)
 
 
-def _only_valid(a, b):
+def _only_valid(a, b, columns):
     """The boxes in float32 or wider, unit boxes for invalid ones, and where both are valid."""
+    if not a.shape[-1] == b.shape[-1] == columns:
+        raise ValueError(f"expected boxes [..., {columns}], got {a.shape} and {b.shape}")
     dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
     a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
     valid_a, valid_b = is_valid(a), is_valid(b)
-    unit = jnp.array([0, 0, 1, 1, 0][: a.shape[-1]], dtype)
+    unit = jnp.array([0, 0, 1, 1, 0][:columns], dtype)
     a = jnp.where(valid_a[..., None], a, unit)
     b = jnp.where(valid_b[..., None], b, unit)
     return a, b, valid_a & valid_b
