@@ -3,7 +3,7 @@
 Greedy NMS is the only set that keeps a box exactly when no kept box of higher rank overlaps it by
 more than the threshold. Within a block that set is the fixed point of applying the rule to all
 boxes at once; the blocks follow each other in order of rank, each compared with the boxes kept so
-far only. Memory is one block by all boxes, and the work shrinks with what is suppressed.
+far only. The work shrinks with what is suppressed.
 
 Rank is the score, higher first; equal scores in order of index. Suppression is strict: an overlap
 equal to the threshold keeps both (as mmcv's CUDA operator; its CPU operator uses >=). Boxes that
@@ -40,15 +40,17 @@ def multiclass_nms(boxes, scores, threshold, score_threshold):
 
     Only scores above `score_threshold` take part. The overlaps are computed once for all classes.
     """
+    boxes = jnp.asarray(boxes)
     over = pairwise(rotated_iou, boxes, boxes) > threshold  # [N, N]
-    candidates = is_valid(boxes)[:, None] & (scores > score_threshold)  # [N, C]
-    index = jnp.arange(len(boxes))
+    valid = is_valid(boxes)
 
-    def one_class(score, candidate):  # [N], [N]
-        tie = (score[:, None] == score) & (index[:, None] < index)
-        return _fixed_point(over & ((score[:, None] > score) | tie), candidate)
+    def look_up(i, j):
+        return over.at[i[:, None], j].get(mode="fill", fill_value=False)
 
-    return lax.map(lambda args: one_class(*args), (scores.T, candidates.T)).T
+    def one_class(score):  # [N]
+        return _greedy(look_up, score, valid & (score > score_threshold))
+
+    return lax.map(one_class, jnp.asarray(scores).T).T
 
 
 def top_kept(keep, scores, count):
@@ -64,39 +66,49 @@ def top_kept(keep, scores, count):
 
 def _nms(overlap, boxes, scores, threshold, classes):
     boxes, scores = jnp.asarray(boxes), jnp.asarray(scores)
-    n = len(boxes)
-    if n == 0:
-        return jnp.zeros(0, bool)
-    candidate = is_valid(boxes) & ~jnp.isnan(scores)
-    classes = jnp.zeros(n, jnp.int32) if classes is None else jnp.asarray(classes)
-    order = _by_rank(scores, candidate)
-    nobody = jnp.full(-n % BLOCK, n)  # beyond the end: gathered as NaN, which overlaps nothing
-    blocks = jnp.concat([order, nobody]).reshape(-1, BLOCK)
+    classes = jnp.zeros(len(boxes), jnp.int32) if classes is None else jnp.asarray(classes)
 
-    def suppressed(by, those):  # indices [BLOCK], [BLOCK] -> [BLOCK, BLOCK]
-        take = [(_rows(boxes, i), _rows(classes, i)) for i in (by, those)]
-        (boxes_i, class_i), (boxes_j, class_j) = take
+    def compare(i, j):
+        (boxes_i, class_i), (boxes_j, class_j) = (
+            (boxes.at[k].get(mode="fill"), classes.at[k].get(mode="fill")) for k in (i, j)
+        )
         return (pairwise(overlap, boxes_i, boxes_j) > threshold) & (class_i[:, None] == class_j)
 
-    def next_block(carry, block):
+    return _greedy(compare, scores, is_valid(boxes) & ~jnp.isnan(scores))
+
+
+def _greedy(suppresses, scores, candidate):
+    """Greedy NMS of the candidates: [N], [N] bool -> [N] bool.
+
+    `suppresses(i, j)`: indices [BLOCK], [BLOCK] -> [BLOCK, BLOCK] bool, whether i overlaps j too
+    much; False for an index of N, which stands for no box.
+    """
+    n, total = len(scores), jnp.sum(candidate)
+    if n == 0:
+        return candidate
+    room = n + -n % BLOCK
+    order = jnp.pad(_by_rank(scores, candidate), (0, room - n))
+    order = jnp.where(jnp.arange(room) < total, order, n)
+
+    def next_block(step, carry):
         kept, count = carry  # indices kept so far, followed by `n`s
+        block = lax.dynamic_slice_in_dim(order, step * BLOCK, BLOCK)
 
         def against_kept(i, alive):
             by = lax.dynamic_slice_in_dim(kept, i * BLOCK, BLOCK)
-            return alive & ~jnp.any(suppressed(by, block), axis=0)
+            return alive & ~jnp.any(suppresses(by, block), axis=0)
 
-        alive = candidate.at[block].get(mode="fill", fill_value=False)
-        alive = lax.fori_loop(0, (count + BLOCK - 1) // BLOCK, against_kept, alive)
-        keep = _fixed_point(jnp.triu(suppressed(block, block), 1), alive)
-        slot = jnp.where(keep, count + jnp.cumsum(keep) - 1, len(kept))
-        return (kept.at[slot].set(block, mode="drop"), count + jnp.sum(keep)), keep
+        alive = lax.fori_loop(0, _blocks(count), against_kept, block < n)
+        keep = _fixed_point(jnp.triu(suppresses(block, block), 1), alive)
+        slot = jnp.where(keep, count + jnp.cumsum(keep) - 1, room)
+        return kept.at[slot].set(block, mode="drop"), count + jnp.sum(keep)
 
-    _, keep = lax.scan(next_block, (jnp.full(blocks.size, n), 0), blocks)
-    return jnp.zeros(n, bool).at[order].set(keep.reshape(-1)[:n])
+    kept, _ = lax.fori_loop(0, _blocks(total), next_block, (jnp.full(room, n, order.dtype), 0))
+    return jnp.zeros(n, bool).at[kept].set(True, mode="drop")
 
 
-def _rows(x, index):
-    return x.at[index].get(mode="fill")
+def _blocks(count):
+    return (count + BLOCK - 1) // BLOCK
 
 
 def _by_rank(scores, candidate):
