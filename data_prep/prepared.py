@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from data_prep.dataset import VERSION
 from data_prep.shards import read_shard
+from data_prep.units import Runner, Unit, run_units
 from rsfm_jax.data.decode import BadImage, decode_rgb
 from rsfm_jax.errors import UserError
 
@@ -89,3 +91,28 @@ def find_prepared(name: str, data_dir: Path) -> list[Prepared]:
         reason = "an unfinished build, run build again" if unfinished else "nothing built"
         raise UserError(f"{data_dir / name}: {reason}")
     return [Prepared(folder) for folder in folders]
+
+
+def scan(
+    prepared: Prepared,
+    shards: Sequence[Shard],
+    work: Callable[[Prepared, Shard], Any],
+    runner: Runner,
+) -> list[Any]:
+    """`work` done on each shard, in parallel; results in the order of the shards."""
+    with tempfile.TemporaryDirectory() as scratch:
+        units = [
+            Unit(
+                Path(scratch) / f"{number}.json",
+                _scan_one,
+                (work, prepared.folder, shard),
+                shard.examples,
+            )
+            for number, shard in enumerate(shards)
+        ]
+        run_units(units, runner, prepared.info.name)
+        return [unit.result() for unit in units]
+
+
+def _scan_one(work: Callable[[Prepared, Shard], Any], folder: Path, shard: Shard) -> Any:
+    return work(Prepared(folder), shard)

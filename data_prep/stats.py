@@ -1,12 +1,11 @@
 """Streams pixel statistics of a split into JSON that training configs read."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.prepared import Prepared
-from data_prep.units import Runner, Unit, run_units, write_json
+from data_prep.prepared import Prepared, Shard, scan
+from data_prep.units import Runner, write_json
 from rsfm_jax.data.formats import IGNORE
 from rsfm_jax.errors import UserError
 
@@ -26,19 +25,8 @@ def write_stats(prepared: Prepared, split: str, runner: Runner) -> Path:
         raise UserError(
             f"{prepared.folder} has no split {split!r}, it has: {', '.join(prepared.info.splits)}"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        units = [
-            Unit(
-                Path(scratch) / f"{number}.json",
-                count_shard,
-                (prepared.folder, number),
-                shard.examples,
-            )
-            for number, shard in enumerate(prepared.shards)
-            if shard.split == split
-        ]
-        run_units(units, runner, f"stats {prepared.info.name}")
-        results = [unit.result() for unit in units]
+    shards = [shard for shard in prepared.shards if shard.split == split]
+    results = scan(prepared, shards, count_shard, runner)
     target = prepared.folder / f"stats_{split}.json"
     write_json(target, summarize(results, prepared, split))
     return target
@@ -71,9 +59,8 @@ def summarize(results: list[dict], prepared: Prepared, split: str) -> dict:
     return summary
 
 
-def count_shard(folder: Path, number: int) -> dict:
+def count_shard(prepared: Prepared, shard: Shard) -> dict:
     """Counts of band values [3, 256], of classes by feature, and image sides (w, h)."""
-    prepared = Prepared(folder)
     bands = np.zeros((3, 256), np.int64)
     classes = {
         key: np.zeros(len(prepared.names(key)) + (key == "mask"), np.int64)
@@ -81,7 +68,7 @@ def count_shard(folder: Path, number: int) -> dict:
         if key in prepared.features
     }
     sides = []
-    for _, example in prepared.examples(prepared.shards[number]):
+    for _, example in prepared.examples(shard):
         image = example["image"]
         sides.append([image.shape[1], image.shape[0]])
         bands += [np.bincount(image[..., band].ravel(), minlength=256) for band in range(3)]

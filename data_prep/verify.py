@@ -1,14 +1,12 @@
 """Re-reads every record of a prepared data set and compares it with what was written."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from data_prep.prepared import Prepared
-from data_prep.units import Runner, Unit, run_units
+from data_prep.prepared import Prepared, Shard, scan
+from data_prep.units import Runner
 from rsfm_jax.data.formats import IGNORE, polygon_area
 from rsfm_jax.errors import UserError
 
@@ -22,18 +20,7 @@ def verify(prepared: Prepared, runner: Runner) -> tuple[list[str], list[str]]:
       summary: lines for the user; counts stand beside the published ones.
       faults: one line for each thing that is wrong; none for a sound data set.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        units = [
-            Unit(
-                Path(scratch) / f"{number}.json",
-                check_shard,
-                (prepared.folder, number),
-                shard.examples,
-            )
-            for number, shard in enumerate(prepared.shards)
-        ]
-        run_units(units, runner, f"verify {prepared.info.name}")
-        results = [unit.result() for unit in units]
+    results = scan(prepared, prepared.shards, check_shard, runner)
     faults = [line for result in results for line in result["faults"]]
     seen = sum((Counter(result["seen"]) for result in results), Counter())
     lines = [str(prepared.folder)]
@@ -68,10 +55,8 @@ def counts(prepared: Prepared) -> dict[str, int]:
     return result
 
 
-def check_shard(folder: Path, number: int) -> dict:
+def check_shard(prepared: Prepared, shard: Shard) -> dict:
     """Faults of one shard, and how often each class and each oddity was seen."""
-    prepared = Prepared(folder)
-    shard = prepared.shards[number]
     faults, seen, count = [], Counter(), 0
     expected = shard.records()
     try:
