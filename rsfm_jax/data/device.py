@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 def random_flip(images: jax.Array, rng: jax.Array, horizontal: float, vertical: float) -> jax.Array:
     """Mirrors each image [B, H, W, C] left-right and top-bottom with the given chances."""
-    for axis, chance, key in zip((2, 1), (horizontal, vertical), jax.random.split(rng), strict=True):
+    for axis, chance, key in zip(
+        (2, 1), (horizontal, vertical), jax.random.split(rng), strict=True
+    ):
         flipped = jax.random.bernoulli(key, chance, (images.shape[0], 1, 1, 1))
         images = jnp.where(flipped, jnp.flip(images, axis), images)
     return images

@@ -13,6 +13,7 @@ from orbax.checkpoint import v1 as ocp
 from rsfm_jax.errors import UserError
 from rsfm_jax.training.state import TrainState
 
+
 class Checkpoints:
     """The checkpoints of one work folder.
 
