@@ -12,27 +12,17 @@ from jax.extend.core import jaxprs_in_params
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.models.attention import attention
+from rsfm_jax.models.flops import vitdet_training_flops
 from rsfm_jax.models.layers import LayerNorm
 from rsfm_jax.models.relative_positions import fold_relative_positions
-from rsfm_jax.models.sizes import ViTSize
+from rsfm_jax.models.sizes import ViTSize, vit_size
 from rsfm_jax.models.vit import Blocks, ViT, ViTConfig, patchify, sincos_positions
 from rsfm_jax.models.vitdet import SpatialAttention, ViTDet, ViTDetConfig, global_blocks
 from rsfm_jax.models.windows import join_windows, split_windows
-from rsfm_jax.sharding.rules import unbox
+from tests.weights import random_weights
 
 SIZE = ViTSize(width=24, depth=2, num_heads=3, mlp_dim=40, num_branches=2)
 ENCODER = ViTConfig(SIZE, patch_size=4)
-
-
-def random_weights(model, *inputs):
-    """Weights of which none is zero or one; nothing is compiled for them."""
-    shapes = unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs)))["params"]
-    rng = np.random.default_rng(0)
-
-    def draw(path, shape):
-        return ("scale" in jax.tree_util.keystr(path)) + 0.2 * rng.normal(size=shape.shape)
-
-    return jax.tree.map_with_path(lambda *leaf: jnp.float32(draw(*leaf)), shapes)
 
 
 def flat_names(params):
@@ -113,6 +103,16 @@ def test_all_global_without_relative_positions_is_the_plain_vit():
     expected = Blocks(ENCODER).apply({"params": params["blocks"] | {"norm": norm}}, tokens)
     last = LayerNorm().apply({"params": norm}, rearrange(maps[-1], "b r c d -> b (r c) d"))
     np.testing.assert_allclose(last, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [("vit_b12x1", 2.8), ("vit_l12x4", 18.5), ("vit_h12x4", 38.8), ("vit_g12x4", 66.6)],
+)
+def test_analytic_flops_of_1024_px(name, teraflops):
+    # Counted independently of this code, to one decimal.
+    flops = vitdet_training_flops(ViTDetConfig(ViTConfig(vit_size(name)), grid=(64, 64)))
+    assert flops / 1e12 == pytest.approx(teraflops, abs=0.06)
 
 
 class TestPositions:

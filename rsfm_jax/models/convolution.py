@@ -1,10 +1,14 @@
-"""Convolutions of the dense heads, NHWC. Kernels are split over their input channels."""
+"""Convolutions of the dense heads, NHWC, and their batch norm.
+
+Kernels are split over their input channels, which are many everywhere; outputs may be classes.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from rsfm_jax.errors import UserError
 from rsfm_jax.models.layers import Dtype, Init, declare, project
 
 # torch's default for convolutions, which detectron2's pyramid keeps: U(+-1/sqrt(fan in)).
@@ -57,3 +61,44 @@ class TransposedConv(nn.Module):
         bias = declare(self, "bias", nn.initializers.zeros, (self.features,), ("vector",))
         y = project(x, kernel) + bias.astype(x.dtype)  # [B, H, W, 2, 2, features]
         return rearrange(y, "b h w y x c -> b (h y) (w x) c")
+
+
+class BatchNorm(nn.Module):
+    """Norm over images and pixels with torch's defaults: momentum 0.1, epsilon 1e-5.
+
+    Under jit the batch is one global array, so its statistics are those of all devices' images.
+    The running ones are in the collection `batch_stats`, their variance unbiased as in torch:
+    that matters where a pooled map leaves one value an image.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        """x [B, H, W, C] -> same shape; `deterministic` uses the running statistics.
+
+        Raises:
+          UserError: training on one value a channel, which has no variance.
+        """
+        features = x.shape[-1:]
+        scale = declare(self, "scale", nn.initializers.ones, features, ("vector",))
+        bias = declare(self, "bias", nn.initializers.zeros, features, ("vector",))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        running_variance = self.variable("batch_stats", "variance", jnp.ones, features)
+        x = x.astype(jnp.float32)
+        if deterministic:
+            mean, variance = running_mean.value, running_variance.value
+        else:
+            count = x[..., 0].size
+            if count == 1:
+                raise UserError(
+                    "batch norm of a single pooled image: config.batch_size must be at least "
+                    "twice config.accumulate_steps"
+                )
+            mean = x.mean((0, 1, 2))
+            variance = jnp.square(x - mean).mean((0, 1, 2))
+            unbiased = variance * (count / (count - 1))
+            running_mean.value += 0.1 * (mean - running_mean.value)
+            running_variance.value += 0.1 * (unbiased - running_variance.value)
+        y = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + bias
+        return y.astype(self.dtype)

@@ -2,17 +2,23 @@
 
 from rsfm_jax.models.mae import MAEConfig
 from rsfm_jax.models.sizes import ViTSize
+from rsfm_jax.models.vitdet import ViTDetConfig, global_blocks
+
+
+def products_flops(size: ViTSize, tokens: int) -> int:
+    """One layer's products with weights: 4 d^2 a token for q, k, v and out, 2 d m for the MLP."""
+    d, m = size.width, size.mlp_dim
+    return size.num_branches * 2 * tokens * (4 * d * d + 2 * d * m)
+
+
+def attention_flops(size: ViTSize, tokens: int) -> int:
+    """One layer's scores and mixing of n tokens: 2 n^2 d each."""
+    return size.num_branches * 4 * tokens * tokens * size.width
 
 
 def blocks_flops(size: ViTSize, tokens: int) -> int:
-    """Forward FLOPs of one image's blocks.
-
-    A layer and branch: 4 d^2 a token for q, k, v and out (times 2), 2 d m for the feed-forward
-    (times 2), and 2 n^2 d (times 2) for scores and mixing of n tokens.
-    """
-    d, m, n = size.width, size.mlp_dim, tokens
-    layer = 2 * n * (4 * d * d + 2 * d * m) + 4 * n * n * d
-    return size.depth * size.num_branches * layer
+    """Forward FLOPs of one image's blocks of global attention."""
+    return size.depth * (products_flops(size, tokens) + attention_flops(size, tokens))
 
 
 def mae_training_flops(config: MAEConfig, image_size: int, channels: int = 3) -> int:
@@ -31,5 +37,24 @@ def mae_training_flops(config: MAEConfig, image_size: int, channels: int = 3) ->
         + 2 * (visible + 1) * encoder.size.width * decoder.width
         + blocks_flops(decoder, patches + config.decoder_class_token)
         + 2 * patches * decoder.width * pixels
+    )
+    return 3 * forward - embed
+
+
+def vitdet_training_flops(config: ViTDetConfig, channels: int = 3) -> int:
+    """Forward + backward FLOPs of one image of the trained grid, without heads.
+
+    Attention counts the tokens that pad windows, products do not meet them.
+    """
+    size, (rows, columns) = config.encoder.size, config.grid
+    tokens = rows * columns
+    whole = len(set(global_blocks(size.depth)))
+    windows = -(-rows // config.window) * -(-columns // config.window)
+    embed = 2 * tokens * config.encoder.patch_size**2 * channels * size.width
+    forward = (
+        embed
+        + size.depth * products_flops(size, tokens)
+        + whole * attention_flops(size, tokens)
+        + (size.depth - whole) * windows * attention_flops(size, config.window**2)
     )
     return 3 * forward - embed
