@@ -56,7 +56,7 @@ class Dataset(ABC):
     Class attributes:
       name: of the data set, the first folder below --data_dir.
       items_per_shard: makes shards of roughly 100 MB.
-      published: numbers to compare a whole download with; keys as in `verify.count`.
+      published: numbers to compare a whole download with; keys as in `verify.counts`.
     """
 
     source: str = option("", "folder of the raw data set")
