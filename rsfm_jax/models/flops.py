@@ -11,14 +11,14 @@ def products_flops(size: ViTSize, tokens: int) -> int:
     return size.num_branches * 2 * tokens * (4 * d * d + 2 * d * m)
 
 
-def attention_flops(size: ViTSize, tokens: int) -> int:
-    """One layer's scores and mixing of n tokens: 2 n^2 d each."""
-    return size.num_branches * 4 * tokens * tokens * size.width
+def attention_flops(size: ViTSize, queries: int, keys: int) -> int:
+    """One layer's scores and mixing: 2 d each for every query and key."""
+    return size.num_branches * 4 * queries * keys * size.width
 
 
 def blocks_flops(size: ViTSize, tokens: int) -> int:
     """Forward FLOPs of one image's blocks of global attention."""
-    return size.depth * (products_flops(size, tokens) + attention_flops(size, tokens))
+    return size.depth * (products_flops(size, tokens) + attention_flops(size, tokens, tokens))
 
 
 def mae_training_flops(config: MAEConfig, image_size: int, channels: int = 3) -> int:
@@ -44,17 +44,17 @@ def mae_training_flops(config: MAEConfig, image_size: int, channels: int = 3) ->
 def vitdet_training_flops(config: ViTDetConfig, channels: int = 3) -> int:
     """Forward + backward FLOPs of one image of the trained grid, without heads.
 
-    Attention counts the tokens that pad windows, products do not meet them.
+    Tokens that pad windows and the channels that carry relative positions are not counted:
+    they are no work of the model's.
     """
     size, (rows, columns) = config.encoder.size, config.grid
     tokens = rows * columns
     whole = len(set(global_blocks(size.depth)))
-    windows = -(-rows // config.window) * -(-columns // config.window)
     embed = 2 * tokens * config.encoder.patch_size**2 * channels * size.width
     forward = (
         embed
         + size.depth * products_flops(size, tokens)
-        + whole * attention_flops(size, tokens)
-        + (size.depth - whole) * windows * attention_flops(size, config.window**2)
+        + whole * attention_flops(size, tokens, tokens)
+        + (size.depth - whole) * attention_flops(size, tokens, config.window**2)
     )
     return 3 * forward - embed
