@@ -61,6 +61,7 @@ def get_config(size: str) -> ConfigDict:
     config.data.vertical_flip = 0.0  # [MAE]
     config.data.mean = (0.485, 0.456, 0.406)  # ImageNet's, red green blue [MAE]
     config.data.std = (0.229, 0.224, 0.225)
+    config.data.statistics = ""  # a stats_SPLIT.json of data_prep that replaces mean and std
     config.data.threads = 0  # read threads in each process; 0 takes one a core
     config.data.workers = 0  # read processes; 0 reads in the training process
     config.data.max_bad_fraction = 0.01

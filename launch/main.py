@@ -54,6 +54,7 @@ def run(config: Any, workdir: Path) -> None:
     # Imported here: --help and a bad command line need no accelerator.
     import jax
 
+    from rsfm_jax.data.statistics import apply_statistics
     from rsfm_jax.sharding import distributed
     from rsfm_jax.sharding.mesh import check_batch, make_mesh
     from rsfm_jax.tasks import make_task
@@ -68,6 +69,7 @@ def run(config: Any, workdir: Path) -> None:
         jax.device_count(),
         jax.devices()[0].device_kind,
     )
+    apply_statistics(config)
     mesh = make_mesh(config)
     check_batch(config, mesh)
     task = make_task(config, mesh)

@@ -149,6 +149,7 @@ BAD_INPUT = {
     "image size": (["--config.data.image_size=30"], "config.data.image_size=30"),
     "unlabelled probe": (["--config.eval.probe_source={flat}"], "config.eval.probe_source"),
     "bad images": (["--config.data.source={damaged}"], "damaged/07.png"),
+    "no statistics": (["--config.data.statistics=/none.json"], "config.data.statistics=/none"),
     "half a coordinator": (["--process_id=1"], "--num_processes"),
     "nothing to evaluate": (["--mode=evaluate"], "no checkpoint"),
 }
