@@ -14,13 +14,13 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     """The quickstart's model on real images of about 150 px; all values are ours."""
     config = quickstart.get_config()
-    config.total_steps = 2000
+    config.total_steps = 1000
     config.model.mask_ratio = 0.75
     config.model.normalize_targets = True
     config.optimizer.warmup_steps = 100
     config.data.source = "data/aid"
     config.data.crop_scale = (0.2, 1.0)
-    config.eval.every_steps = 1000
+    config.eval.every_steps = 500
     config.eval.source = ""
     config.eval.split = "train"
     config.eval.center_share = 1.0
