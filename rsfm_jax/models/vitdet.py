@@ -100,16 +100,12 @@ class SpatialBlocks(nn.Module):
         encoder = self.config.encoder
         block = rematerialised(ParallelBlock, encoder.remat)
         window = (self.config.window, self.config.window)
+        whole = {"grid": grid, "window": grid, "trained_window": self.config.grid}
+        windowed = {"grid": grid, "window": window, "trained_window": window}
         outputs = []
         for i in range(encoder.size.depth):
-            if i in global_blocks(encoder.size.depth):
-                layer = partial(
-                    SpatialAttention, grid=grid, window=grid, trained_window=self.config.grid
-                )
-            else:
-                layer = partial(
-                    SpatialAttention, grid=grid, window=window, trained_window=window
-                )
+            spatial = whole if i in global_blocks(encoder.size.depth) else windowed
+            layer = partial(SpatialAttention, **spatial)
             rate = encoder.block_drop_path(i)
             x = block(encoder, rate, layer, name=f"block{i}")(x, deterministic)
             outputs.append(x)
