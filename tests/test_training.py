@@ -61,6 +61,8 @@ def test_a_finished_run_stays_finished(tmp_path):
     run(tmp_path)
     again = run(tmp_path)
     assert again.seen == [] and again.evaluated == [20]
+    with pytest.raises(UserError, match="step 20, past config.total_steps=10"):
+        run(tmp_path, toy_config(total_steps=10))
 
 
 def test_non_finite_steps_are_skipped_and_counted(tmp_path):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rsfm_jax.errors import UserError
 from rsfm_jax.files import write_text
 from rsfm_jax.sharding.hardware import peak_flops
 from rsfm_jax.sharding.mesh import Placement
@@ -46,6 +47,11 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
     with closing(checkpoints), StopSignal() as stop:
         state = first_state(program, checkpoints, config, resolved)
         start = int(state.step)
+        if start > config.total_steps:
+            raise UserError(
+                f"{workdir} holds a checkpoint of step {start}, past "
+                f"config.total_steps={config.total_steps}"
+            )
         if jax.process_index() == 0:
             write_text(workdir / "config.json", json.dumps(resolved, indent=2))
         metadata = {"config": resolved, "contract": task.contract}
