@@ -21,7 +21,7 @@ def get_config(size: str) -> ConfigDict:
     config.total_steps = 400 * steps_per_epoch  # 400 epochs [paper]
     config.init_from = ""  # a work folder or checkpoint whose weights to start from
     config.nonfinite_limit = 10  # skipped steps in a row that end the run [ours]
-    config.log_every_steps = 50
+    config.log_every_steps = 50  # this and the other every_steps: 0 leaves it to the end
 
     config.model = ConfigDict()
     config.model.size = size

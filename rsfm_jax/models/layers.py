@@ -50,18 +50,22 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Linear(nn.Module):
-    """y = x W + b with `axes` = the logical names of W's input and output."""
+    """y = x W + b with `axes` = the logical names of W's input and output.
+
+    `kernel_init` of None is the uniform Xavier initialiser.
+    """
 
     features: int
     axes: tuple[str | None, str | None]
     dtype: Dtype = jnp.float32
+    kernel_init: Init | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., D] -> [..., features]."""
         fan_in = x.shape[-1]
         shape = (fan_in, self.features)
-        init = xavier_uniform(fan_in, self.features)
+        init = self.kernel_init or xavier_uniform(fan_in, self.features)
         kernel = declare(self, "kernel", init, shape, self.axes)
         bias = declare(self, "bias", nn.initializers.zeros, shape[1:], ("vector",))
         return project(x.astype(self.dtype), kernel) + bias.astype(self.dtype)

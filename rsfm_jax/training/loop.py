@@ -62,11 +62,11 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
             steps = StepLog(reporter, clock, batches, config, images_flops=task.flops_per_image)
             for step in range(start, config.total_steps + 1):
                 at_end = step == config.total_steps
-                if at_end or step % config.eval.every_steps == 0:
+                if at_end or due(step, config.eval.every_steps):
                     steps.flush()
                     with clock.paused():
                         reporter.write(step, run_evaluation(task, state, mesh, step, workdir))
-                if at_end or (step > start and step % config.checkpoint.every_steps == 0):
+                if at_end or (step > start and due(step, config.checkpoint.every_steps)):
                     steps.flush()
                     with clock.paused():
                         checkpoints.save(state, step, metadata)
@@ -82,6 +82,11 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
                 with jax.set_mesh(mesh):
                     state, metrics = train_step(state, placement(inputs))
                 steps.done(step + 1, metrics, batch["example_id"])
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens `every` steps happens now; 0 leaves it to the end."""
+    return every > 0 and step % every == 0
 
 
 def evaluate(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
@@ -168,7 +173,7 @@ class StepLog:
                 f"step {step}: {metrics['skipped_in_a_row']} steps in a row were not finite; "
                 f"this batch's examples: {example_ids.tolist()}"
             )
-        if step % self._config.log_every_steps == 0 or step == self._config.total_steps:
+        if step == self._config.total_steps or due(step, self._config.log_every_steps):
             self._reporter.write(step, metrics | self._speed(step))
 
     def _speed(self, step: int) -> dict[str, float]:
