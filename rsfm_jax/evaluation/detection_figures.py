@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from rsfm_jax.evaluation.confusion_figure import draw_matrix
 from rsfm_jax.evaluation.figures import save
 
 COLUMNS = 4
@@ -33,18 +34,4 @@ def draw_precision_recall(path: Path, evaluation) -> None:
 
 def draw_confusion(path: Path, matrix: np.ndarray, classes) -> None:
     """The matrix of `confusion_matrix` with its counts, coloured by share of the true class."""
-    names = [*classes, "background"]
-    size = 2.5 + 0.42 * len(names)
-    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
-    axes = figure.subplots()
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(matrix), strict=True):
-        color = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, matrix[row, column], ha="center", va="center", color=color,
-                  fontsize=7)  # fmt: skip
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(xlabel="detected", ylabel="true")
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.7)
-    save(figure, path)
+    draw_matrix(path, matrix, matrix.astype(str), [*classes, "background"], ("true", "detected"))

@@ -11,11 +11,10 @@ import numpy as np
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.evaluation.detection_match import Detections
-from rsfm_jax.files import write_atomically
+from rsfm_jax.files import write_zip
 
 # Scores at 6 decimals: at 2, as some tools write them, many are equal and the ranking is lost.
 LINE = "{} {:.6f} " + " ".join(["{:.2f}"] * 8) + "\n"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed, so that equal detections give equal files
 
 
 def write_submission(path, detections, classes):
@@ -27,7 +26,7 @@ def write_submission(path, detections, classes):
     """
     path = Path(path)
     _check(detections, classes)
-    write_atomically(path, lambda temporary: _write_zip(temporary, detections, classes))
+    write_zip(path, _members(detections, classes))
 
 
 def _check(detections, classes):
@@ -42,17 +41,14 @@ def _check(detections, classes):
         raise UserError(f"label {bad[0]} is none of the {len(classes)} classes of the submission")
 
 
-def _write_zip(path, detections, classes):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for label, name in enumerate(classes):
-            rows = detections.where(detections.labels == label)
-            order = np.argsort(-rows.scores, kind="stable")
-            lines = (
-                LINE.format(rows.image[i], rows.scores[i], *rows.polygons[i].ravel()) for i in order
-            )
-            entry = zipfile.ZipInfo(f"Task1_{name}.txt", EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, "".join(lines))
+def _members(detections, classes):
+    for label, name in enumerate(classes):
+        rows = detections.where(detections.labels == label)
+        order = np.argsort(-rows.scores, kind="stable")
+        lines = (
+            LINE.format(rows.image[i], rows.scores[i], *rows.polygons[i].ravel()) for i in order
+        )
+        yield f"Task1_{name}.txt", "".join(lines)
 
 
 def read_submission(path, classes):

@@ -7,6 +7,12 @@ from rsfm_jax.data.formats import IGNORE, Report, stop
 CLASSES = ("background", "building", "road", "water", "barren", "forest", "agriculture")
 DOMAINS = ("Urban", "Rural")
 
+# Of the data set's authors, as in mmsegmentation.
+COLOURS = (
+    *((255, 255, 255), (255, 0, 0), (255, 255, 0), (0, 0, 255)),
+    *((159, 129, 183), (0, 255, 0), (255, 195, 128)),
+)
+
 
 def decode_mask(values: np.ndarray, where: str, bad: Report = stop) -> np.ndarray:
     """File values [H, W] (0 = no data, 1..7) -> class indices uint8 [H, W] 0..6, 255 = ignored.
