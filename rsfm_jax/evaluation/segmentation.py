@@ -132,10 +132,10 @@ def confusion_counts(
         if values.size and values.max() >= number:
             raise UserError(
                 f"{where}: {kind} value {values.max()}, but the {number} classes are 0 to "
-                f"{number - 1} and {', '.join(map(str, protocol.ignored))} is ignored"
+                f"{number - 1} (ignored: {', '.join(map(str, protocol.ignored))})"
             )
     pairs = true.astype(np.int64) * number + predicted
-    return np.bincount(pairs, minlength=number**2).reshape(number, number).astype(np.int64)
+    return np.bincount(pairs, minlength=number**2).reshape(number, number)
 
 
 def score(counts: np.ndarray) -> Scores:
