@@ -22,23 +22,76 @@ from rsfm_jax.models.vit import ViTConfig
 from rsfm_jax.sharding.rules import tree_shardings, unbox
 from rsfm_jax.tasks.pretrain_evaluation import Probe, Reconstruction
 from rsfm_jax.training.state import Batch, Metrics, Params
+from rsfm_jax.training.validate import (
+    AT_LEAST_1,
+    FLAG,
+    OPEN_SHARE,
+    PART,
+    RATE,
+    SHARE,
+    TEXT,
+    check_values,
+)
+
+# What pretraining reads beyond `COMMON_RULES`.
+RULES = {
+    "model.size": TEXT,
+    "model.patch_size": AT_LEAST_1,
+    "model.mask_ratio": OPEN_SHARE,
+    "model.drop_path": RATE,
+    "model.decoder_width": (lambda x: x > 0 and x % 4 == 0, "a positive multiple of 4"),
+    "model.decoder_depth": AT_LEAST_1,
+    "model.decoder_heads": AT_LEAST_1,
+    "model.decoder_class_token": FLAG,
+    "model.normalize_targets": FLAG,
+    "model.dtype": (lambda x: x in ("float32", "bfloat16"), "float32 or bfloat16"),
+    "model.remat": TEXT,
+    "model.attention": TEXT,
+    "data.image_size": AT_LEAST_1,
+    "data.crop_scale": (
+        lambda x: len(x) == 2 and 0 < x[0] <= x[1] <= 1,
+        "(low, high) with 0 < low <= high <= 1",
+    ),
+    "data.horizontal_flip": SHARE,
+    "data.vertical_flip": SHARE,
+    "data.mean": (lambda x: len(x) == 3, "three numbers, one a band"),
+    "data.std": (lambda x: len(x) == 3 and min(x) > 0, "three positive numbers, one a band"),
+    "eval.source": TEXT,
+    "eval.split": TEXT,
+    "eval.images": AT_LEAST_1,
+    "eval.center_share": PART,
+    "eval.batch_size": AT_LEAST_1,
+    "eval.probe_source": TEXT,
+    "eval.probe_split": TEXT,
+    "eval.probe_images": AT_LEAST_1,
+}
 
 
 def mae_config(config: Any, platform: str) -> MAEConfig:
     """The model that `config.model` describes, for devices of `platform`.
 
     Raises:
-      UserError: an unknown size, type, policy or attention, or an image that patches do not
-        divide.
+      UserError: a value out of range, an unknown size, type, policy or attention, or an image
+        that patches do not divide.
     """
+    check_values(config, RULES)
     model, image_size = config.model, config.data.image_size
     if image_size % model.patch_size:
         raise UserError(
             f"config.data.image_size={image_size} is not a multiple of "
             f"config.model.patch_size={model.patch_size}"
         )
-    if model.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"config.model.dtype: {model.dtype!r} is not float32 or bfloat16")
+    patches = (image_size // model.patch_size) ** 2
+    if not 0 < int(patches * (1 - model.mask_ratio)) < patches:
+        raise UserError(
+            f"config.model.mask_ratio={model.mask_ratio} leaves none of {patches} patches visible "
+            "or none hidden"
+        )
+    if model.decoder_width % model.decoder_heads:
+        raise UserError(
+            f"config.model.decoder_width={model.decoder_width} is not a multiple of "
+            f"config.model.decoder_heads={model.decoder_heads}"
+        )
     encoder = ViTConfig(
         size=vit_size(model.size),
         patch_size=model.patch_size,
