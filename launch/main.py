@@ -9,6 +9,7 @@ A work folder that holds a checkpoint is resumed. Exit status: 0 done, 2 bad con
 
 import logging
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def parse_command_line(arguments: list[str]) -> tuple[Any, Path]:
     file = Path(flags.FLAGS["config"].config_filename.partition(":")[0])
     if not file.is_file():
         raise UserError(f"--config={file}: no such file")
+    if "://" in (WORKDIR.value or ""):
+        raise UserError(f"--workdir={WORKDIR.value}: give a folder; a bucket has to be mounted")
     return config, Path(WORKDIR.value or Path("runs", file.stem))
 
 
@@ -59,6 +62,7 @@ def run(config: Any, workdir: Path) -> None:
     from rsfm_jax.sharding.mesh import check_batch, make_mesh
     from rsfm_jax.tasks import make_task
     from rsfm_jax.training import loop
+    from rsfm_jax.training.validate import COMMON_RULES, check_values
 
     distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     logging.info(
@@ -69,19 +73,33 @@ def run(config: Any, workdir: Path) -> None:
         jax.device_count(),
         jax.devices()[0].device_kind,
     )
+    check_values(config, COMMON_RULES)
     apply_statistics(config)
     mesh = make_mesh(config)
     check_batch(config, mesh)
     task = make_task(config, mesh)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_workdir(workdir)
     if MODE.value == "evaluate":
         loop.evaluate(task, config, mesh, workdir)
     else:
         loop.train(task, config, mesh, workdir)
 
 
+def make_workdir(workdir: Path) -> None:
+    """Makes the work folder; raises `UserError` where it cannot be one."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot write there ({error.strerror})") from error
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit status."""
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__, flags.FLAGS.main_module_help(), sep="\n")
+        return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("absl", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.WARNING)

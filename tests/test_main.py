@@ -151,6 +151,8 @@ BAD_INPUT = {
     "bad images": (["--config.data.source={damaged}"], "damaged/07.png"),
     "no statistics": (["--config.data.statistics=/none.json"], "config.data.statistics=/none"),
     "half a coordinator": (["--process_id=1"], "--num_processes"),
+    "value": (["--config.batch_size=0"], "config.batch_size=0 must be 1 or more"),
+    "workdir": (["--workdir={flat}/a.png"], "a.png: cannot write there"),
     "nothing to evaluate": (["--mode=evaluate"], "no checkpoint"),
 }
 
