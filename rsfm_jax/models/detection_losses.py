@@ -17,9 +17,7 @@ class Samples(NamedTuple):
     positive: jax.Array  # [S] bool
 
 
-def draw_samples(
-    key: jax.Array, label: jax.Array, count: int, positive_share: float
-) -> Samples:
+def draw_samples(key: jax.Array, label: jax.Array, count: int, positive_share: float) -> Samples:
     """Draws `count` of the candidates with label [A] 1 or 0, at most a share of them positive."""
     positive, negative = sample(key, label, count, int(count * positive_share))
     index, used = pack(positive, negative, count)

@@ -1,5 +1,6 @@
 """Work on whole images that needs no other device's images."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,18 +17,17 @@ def per_device(f: Callable[..., Any]) -> Callable[..., Any]:
     them. Every argument and result has the batch axis first, and no result may mix images. With
     no mesh set, or a batch that does not divide over it, this is `f`.
     """
+    axes = RULES["batch"]
 
     def run(*batched: Any) -> Any:
         mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty:
+        images = jax.tree.leaves(batched)[0].shape[0]
+        if mesh.empty or images % math.prod(mesh.shape[axis] for axis in axes):
             return f(*batched)
-        devices = 1
-        for axis in RULES["batch"]:
-            devices *= mesh.shape[axis]
-        if jax.tree.leaves(batched)[0].shape[0] % devices:
-            return f(*batched)
-        rows = P(RULES["batch"])
-        # The check would ask loops in `f` to mark their starting values as varying.
-        return jax.shard_map(f, in_specs=rows, out_specs=rows, check_vma=False)(*batched)
+        # The model axis is left to the compiler, which knows that gradients are the same along
+        # it. The check would ask loops in `f` to mark their starting values as varying.
+        return jax.shard_map(
+            f, in_specs=P(axes), out_specs=P(axes), axis_names=set(axes), check_vma=False
+        )(*batched)
 
     return run
