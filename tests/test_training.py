@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -13,7 +14,7 @@ from rsfm_jax.errors import UserError
 from rsfm_jax.sharding.mesh import make_mesh
 from rsfm_jax.sharding.rules import unbox
 from rsfm_jax.training import loop
-from rsfm_jax.training.checkpoints import load_params
+from rsfm_jax.training.checkpoints import Checkpoints, load_params
 from rsfm_jax.training.optimizer import learning_rate, make_optimizer
 from rsfm_jax.training.preemption import Preempted
 from rsfm_jax.training.program import accumulate_gradients, build_program
@@ -96,6 +97,58 @@ def test_a_checkpoint_describes_itself_and_refuses_another_model(tmp_path):
     other.model.mask_ratio = 0.5
     with pytest.raises(UserError, match=r"config\.model\.mask_ratio=0\.75, this run has 0\.5"):
         run(tmp_path, other)
+
+
+def test_evaluating_leaves_a_checkpoint_that_another_process_writes(tmp_path):
+    run(tmp_path)
+    unfinished = tmp_path / "checkpoints" / "30.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    config = toy_config()
+    task = ToyTask(config)
+    loop.evaluate(task, config, make_mesh(config), tmp_path)
+    assert unfinished.is_dir() and task.evaluated == [20]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines[-1] == lines[-2]
+    config.model.mask_ratio = 0.5
+    with pytest.raises(UserError, match=r"config\.model\.mask_ratio=0\.75"):
+        loop.evaluate(task, config, make_mesh(config), tmp_path)
+
+
+def test_a_failing_evaluation_loses_no_training(tmp_path):
+    class Failing(ToyTask):
+        def evaluate(self, params, step, workdir):
+            raise UserError("no such labels")
+
+    config = toy_config()
+    config.eval.every_steps = 0
+    config.checkpoint.every_steps = 0
+    with pytest.raises(UserError, match="no such labels"):
+        loop.train(Failing(config), config, make_mesh(config), tmp_path)
+    again = run(tmp_path, config)
+    assert again.seen == [] and again.evaluated == [20]
+
+
+def test_a_checkpoint_in_mid_run_is_the_state_of_its_step(tmp_path):
+    run(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "cut" / "checkpoints")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "20")
+    assert run(tmp_path / "cut").seen[0] == 10
+    whole, cut = metrics_by_step(tmp_path / "whole"), metrics_by_step(tmp_path / "cut")
+    assert cut == {step: line for step, line in whole.items() if step > 10}
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path, monkeypatch):
+    close = Checkpoints.close
+
+    def interrupted_close(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        close(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "close", interrupted_close)
+        run(tmp_path)
+    assert run(tmp_path).seen == []
 
 
 def test_init_from_takes_the_weights_alone(tmp_path):

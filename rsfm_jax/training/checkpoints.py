@@ -56,8 +56,8 @@ class Checkpoints:
           UserError: the checkpoint was written by a run of another task or model.
         """
         step = self.latest_step()
-        written = self._checkpointer.checkpointables_metadata(step).custom_metadata["config"]
-        refuse_other_model(written, config, f"{self._checkpointer.directory}/{step}")
+        folder = Path(self._checkpointer.directory) / str(step)
+        refuse_other_model(written_config(folder), config, str(folder))
         parts = self._checkpointer.load_checkpointables(step, _split(abstract_state))
         return parts["training"].replace(params=parts["params"])
 
@@ -69,6 +69,11 @@ class Checkpoints:
 def _split(state: TrainState) -> dict[str, Any]:
     """Weights apart from the rest, so that another run can load them alone."""
     return {"params": state.params, "training": state.replace(params=None)}
+
+
+def written_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of the run that wrote this step's folder."""
+    return ocp.checkpointables_metadata(folder).custom_metadata["config"]
 
 
 def refuse_other_model(written: dict[str, Any], config: dict[str, Any], where: str) -> None:

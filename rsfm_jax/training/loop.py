@@ -1,7 +1,8 @@
-"""The training loop: evaluate -> save -> next batch -> step -> log the step before.
+"""The training loop: save -> evaluate -> next batch -> step -> log the step before.
 
-Saving before the next batch makes resuming exact; logging the previous step's metrics never
-makes the device wait for the host.
+Saving before the next batch makes resuming exact, and before evaluating, that an evaluation
+which fails loses no training. Logging the previous step's metrics never makes the device wait
+for the host.
 """
 
 import json
@@ -18,12 +19,18 @@ from rsfm_jax.errors import UserError
 from rsfm_jax.files import write_text
 from rsfm_jax.sharding.hardware import peak_flops
 from rsfm_jax.sharding.mesh import Placement
-from rsfm_jax.training.checkpoints import Checkpoints, find_checkpoint, load_params
+from rsfm_jax.training.checkpoints import (
+    Checkpoints,
+    find_checkpoint,
+    load_params,
+    refuse_other_model,
+    written_config,
+)
 from rsfm_jax.training.clock import Clock
 from rsfm_jax.training.preemption import Preempted, StopSignal
 from rsfm_jax.training.program import Program, build_program
 from rsfm_jax.training.report import Reporter
-from rsfm_jax.training.state import Task, TrainState
+from rsfm_jax.training.state import Params, Task, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +51,8 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
     program = build_program(task, config, mesh)
     placement = Placement(program.batch_sharding, config.batch_size)
     checkpoints = open_checkpoints(config, workdir)
-    with closing(checkpoints), StopSignal() as stop:
+    # Signals are held back until the last checkpoint is written.
+    with StopSignal() as stop, closing(checkpoints):
         state = first_state(program, checkpoints, config, resolved)
         start = int(state.step)
         if start > config.total_steps:
@@ -62,14 +70,15 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
             steps = StepLog(reporter, clock, batches, config, images_flops=task.flops_per_image)
             for step in range(start, config.total_steps + 1):
                 at_end = step == config.total_steps
-                if at_end or due(step, config.eval.every_steps):
-                    steps.flush()
-                    with clock.paused():
-                        reporter.write(step, run_evaluation(task, state, mesh, step, workdir))
                 if at_end or (step > start and due(step, config.checkpoint.every_steps)):
                     steps.flush()
                     with clock.paused():
                         checkpoints.save(state, step, metadata)
+                if at_end or due(step, config.eval.every_steps):
+                    steps.flush()
+                    with clock.paused():
+                        evaluated = run_evaluation(task, state.params, mesh, step, workdir)
+                        reporter.write(step, evaluated)
                 if at_end:
                     break
                 if stop.asked(step):
@@ -95,13 +104,14 @@ def evaluate(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
     Raises:
       UserError: no checkpoint there, or one of another model.
     """
-    find_checkpoint(workdir)
+    # Not through `Checkpoints`, which would clear away what a run in training is writing.
+    folder = find_checkpoint(workdir)
     program = build_program(task, config, mesh)
-    with closing(open_checkpoints(config, workdir)) as checkpoints:
-        state = checkpoints.restore(program.abstract_state, json.loads(config.to_json()))
-    step = int(state.step)
+    refuse_other_model(written_config(folder), json.loads(config.to_json()), str(folder))
+    params = load_params(str(folder), program.abstract_state.params)
+    step = int(folder.name)
     with closing(Reporter(workdir, config.total_steps, step)) as reporter:
-        reporter.write(step, run_evaluation(task, state, mesh, step, workdir))
+        reporter.write(step, run_evaluation(task, params, mesh, step, workdir))
 
 
 def open_checkpoints(config: Any, workdir: Path) -> Checkpoints:
@@ -136,11 +146,11 @@ def compile_step(program: Program, task: Task) -> Any:
 
 
 def run_evaluation(
-    task: Task, state: TrainState, mesh: Mesh, step: int, workdir: Path
+    task: Task, params: Params, mesh: Mesh, step: int, workdir: Path
 ) -> dict[str, float]:
     """The task's metrics under `eval/` names."""
     with jax.set_mesh(mesh):
-        metrics = task.evaluate(state.params, step, workdir)
+        metrics = task.evaluate(params, step, workdir)
     return {f"eval/{key}": value for key, value in metrics.items()}
 
 

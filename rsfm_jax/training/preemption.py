@@ -13,10 +13,12 @@ class Preempted(Exception):
 
 
 class StopSignal:
-    """Whether SIGTERM or SIGINT has come; a second one ends the process at once.
+    """Whether SIGTERM or SIGINT has come; a second SIGINT (Ctrl-C) ends the process at once.
+
+    A second SIGTERM changes nothing: schedulers repeat it, and have SIGKILL.
 
     With several processes JAX's own preemption service listens for SIGTERM and makes all of
-    them stop at the same step.
+    them stop at the same step; SIGINT then ends a process at once.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -35,7 +37,8 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked.set()
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
     def asked(self, step: int) -> bool:
         """Whether to stop before `step`; the same answer on every process."""
