@@ -62,17 +62,29 @@ def test_evaluate_repeats_the_final_evaluation(finished):
     assert after["eval/loss"] == pytest.approx(before["eval/loss"], abs=1e-6)
 
 
-def test_sigterm_saves_exits_75_and_resumes_to_the_same_losses(finished, tmp_path):
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    arguments = [sys.executable, *COMMAND, f"--workdir={tmp_path}"]
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+def start_run(workdir, *arguments):
+    return subprocess.Popen(
+        [sys.executable, *COMMAND, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    metrics = tmp_path / "metrics.jsonl"
+
+
+def wait_for_lines(workdir, count, *processes):
+    """Waits until metrics.jsonl has `count` lines, while all processes run."""
+    metrics = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
-        assert process.poll() is None and time.monotonic() < deadline
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= count):
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_sigterm_saves_exits_75_and_resumes_to_the_same_losses(finished, tmp_path):
+    process = start_run(tmp_path)
+    wait_for_lines(tmp_path, 3, process)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 75, error
@@ -84,6 +96,12 @@ def test_sigterm_saves_exits_75_and_resumes_to_the_same_losses(finished, tmp_pat
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming from step {stopped_after}" in resumed.stderr
     assert losses(tmp_path) == losses(finished)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def explicit(process_id, port):
@@ -107,14 +125,12 @@ def slurm(process_id, port):
 
 @pytest.mark.parametrize("launch", [explicit, slurm])
 def test_two_processes_agree_with_one(launch, finished, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
+    mesh = ("--config.mesh.data=2", "--config.eval.batch_size=15")  # filled up to 16
 
     def start(process_id):
         arguments, environment = launch(process_id, port)
-        mesh = "--config.mesh.data=2"
-        return run_python(*COMMAND, f"--workdir={tmp_path}", mesh, *arguments, **environment)
+        return run_python(*COMMAND, f"--workdir={tmp_path}", *mesh, *arguments, **environment)
 
     with ThreadPoolExecutor(2) as pool:
         runs = list(pool.map(start, (0, 1)))
@@ -123,6 +139,25 @@ def test_two_processes_agree_with_one(launch, finished, tmp_path):
     together, alone = losses(tmp_path), losses(finished)
     assert together.keys() == alone.keys()
     np.testing.assert_allclose(list(together.values()), list(alone.values()), atol=1e-5)
+
+
+def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(tmp_path):
+    port = free_port()
+    processes = [
+        start_run(
+            tmp_path,
+            "--config.mesh.data=2",
+            "--config.total_steps=5000",
+            *explicit(process_id, port)[0],
+        )
+        for process_id in (0, 1)
+    ]
+    wait_for_lines(tmp_path, 3, *processes)
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], errors
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert int(checkpoint.name) == max(losses(tmp_path)) < 5000
 
 
 @pytest.mark.parametrize(
@@ -148,6 +183,10 @@ BAD_INPUT = {
     "stray word": (["batch_size=8"], "batch_size=8"),
     "image size": (["--config.data.image_size=30"], "config.data.image_size=30"),
     "unlabelled probe": (["--config.eval.probe_source={flat}"], "config.eval.probe_source"),
+    "few probe images": (
+        ["--config.eval.probe_source=synthetic:48", "--config.eval.probe_images=3"],
+        "config.eval.probe_images=3",
+    ),
     "bad images": (["--config.data.source={damaged}"], "damaged/07.png"),
     "no statistics": (["--config.data.statistics=/none.json"], "config.data.statistics=/none"),
     "half a coordinator": (["--process_id=1"], "--num_processes"),

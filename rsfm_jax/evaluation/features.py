@@ -19,12 +19,14 @@ def map_batches(
     Args:
       function: batch -> tree of arrays whose first axis is the batch, replicated on all devices.
       examples: arrays whose first axis is the example; every process holds all of them.
-      batch_size: a multiple of the mesh's data x fsdp; the last batch is filled up.
+      batch_size: rounded up to a multiple of the mesh's data x fsdp; the last batch is filled up.
       mesh: where to run.
 
     Returns:
       The tree of numpy arrays, first axis the example, whole on every process.
     """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = -(-batch_size // shards) * shards
     placement = Placement(batch_sharding(mesh), batch_size)
     count = len(next(iter(examples.values())))
     results = []
