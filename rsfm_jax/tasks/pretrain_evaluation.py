@@ -37,7 +37,7 @@ def load_images(config: Any, source: str, split: str, limit: int) -> Any:
 
 
 class Reconstruction:
-    """Loss on held-out images under fixed masks, and a picture of the first eight."""
+    """Loss on `config.eval.source` under fixed masks, and a picture of the first eight."""
 
     def __init__(self, config: Any, mae: MAEConfig, mesh: Mesh):
         self.config, self.mae, self.mesh = config, mae, mesh
@@ -45,7 +45,7 @@ class Reconstruction:
 
     @cached_property
     def examples(self) -> dict[str, np.ndarray]:
-        """Held-out images and the noise of their masks."""
+        """Images and the noise of their masks."""
         config = self.config
         source = config.eval.source or config.data.source
         images, _ = load_images(config, source, config.eval.split, config.eval.images)
@@ -125,6 +125,13 @@ class Probe:
             raise UserError(
                 f"config.eval.probe_source={evaluation.probe_source}: no labels there; it needs "
                 "one subfolder of images a class"
+            )
+        counts = np.bincount(labels)
+        if np.count_nonzero(counts) < 2 or counts[counts > 0].min() < 2:
+            raise UserError(
+                f"config.eval.probe_source={evaluation.probe_source}: probes need two classes or "
+                f"more and two images of each; {len(labels)} images were read, at most "
+                f"config.eval.probe_images={evaluation.probe_images}"
             )
         return images, labels
 
