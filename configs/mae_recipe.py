@@ -67,13 +67,14 @@ def get_config(size: str) -> ConfigDict:
     config.data.max_bad_fraction = 0.01
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_steps = 1000
+    config.checkpoint.every_steps = 2 * steps_per_epoch  # 966 [ours]
     config.checkpoint.keep_last = 3
-    config.checkpoint.keep_every = 100 * steps_per_epoch  # kept for ever; 0 for none
+    # Multiples kept for ever, of those that every_steps saves; 0 for none.
+    config.checkpoint.keep_every = 100 * steps_per_epoch
 
     config.eval = ConfigDict()
     config.eval.every_steps = 10 * steps_per_epoch
-    config.eval.source = ""  # held-out images to reconstruct; "" takes config.data.source
+    config.eval.source = ""  # images to reconstruct; "" takes those of training
     config.eval.split = "train"
     config.eval.images = 256
     config.eval.center_share = 1.0  # of the shorter side, the square that evaluation looks at

@@ -27,6 +27,8 @@ def test_shipped_configs_are_accepted_and_every_key_has_a_rule():
     for module in (mae_86m, mae_605m, mae_1p3b, mae_2p4b, mae_aid_tiny, quickstart, tiny):
         config = module.get_config()
         check(config)
+        # Else no checkpoint would be kept for ever.
+        assert config.checkpoint.keep_every % config.checkpoint.every_steps == 0
         assert set(keys(config)) == COMMON_RULES.keys() | RULES.keys()
 
 
