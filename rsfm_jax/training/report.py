@@ -24,7 +24,8 @@ class Reporter:
         if not self._writes:
             return
         self._lines = (workdir / "metrics.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"))
+        # Steps after the checkpoint that this run resumes from are done again.
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
