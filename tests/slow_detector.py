@@ -1,7 +1,7 @@
 """Targets, proposals and losses of Oriented R-CNN in plain numpy float64, object by object.
 
-Written from mmrotate's definitions, sharing no code with ours; rotated overlaps are shapely's. Nothing
-is drawn at random: every eligible candidate is taken, which the tests' counts allow.
+Written from mmrotate's definitions, sharing no code with ours; rotated overlaps are shapely's.
+Nothing is drawn at random: every eligible candidate is taken, which the tests' counts allow.
 """
 
 import math
