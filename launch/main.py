@@ -8,8 +8,10 @@ A work folder that holds a checkpoint is resumed. Exit status: 0 done, 2 bad con
 """
 
 import logging
+import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ COORDINATOR = flags.DEFINE_string(
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0")
 
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
 
@@ -113,8 +116,26 @@ def main(arguments: list[str]) -> int:
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_PREEMPTED
+    except Exception:
+        traceback.print_exc()
+        return EXIT_FAILED
     return 0
 
 
+def leave(status: int) -> None:
+    """Ends this process.
+
+    One of several that fails alone must not wait for the others in JAX's shutdown barrier:
+    they wait for it in a collective. Gone at once, it makes them fail too.
+    """
+    import jax
+
+    if status in (EXIT_FAILED, EXIT_BAD_INPUT) and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    leave(main(sys.argv))

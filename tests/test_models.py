@@ -19,7 +19,7 @@ from rsfm_jax.models.vit import (
     patchify,
     unpatchify,
 )
-from rsfm_jax.sharding.rules import unbox
+from rsfm_jax.sharding.rules import is_boxed, is_matrix, unbox
 
 SIZE = ViTSize(width=24, depth=3, num_heads=3, mlp_dim=40, num_branches=4)
 
@@ -39,6 +39,16 @@ def test_encoders_have_the_papers_parameter_counts(name, count):
     positions = jax.ShapeDtypeStruct((49, config.size.width), jnp.float32)
     params = jax.eval_shape(ViT(config).init, jax.random.key(0), patches, positions)
     assert sum(x.size for x in jax.tree.leaves(params)) == count
+
+
+def test_every_bias_norm_and_token_is_spared_weight_decay():
+    model = MAE(MAEConfig(ViTConfig(SIZE, patch_size=4), decoder=ViTSize(16, 2, 2, 32)))
+    mask = jax.eval_shape(lambda: draw_mask(jnp.zeros((1, 16)), 0.75))
+    images = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), images, mask)
+    leaves = jax.tree.leaves_with_path(boxed, is_leaf=is_boxed)
+    decayed = {path[-1].key for path, leaf in leaves if is_matrix(leaf)}
+    assert decayed == {"kernel", "qkv_kernel", "in_kernel", "out_kernel"}
 
 
 def random_weights(module, x):

@@ -142,7 +142,6 @@ def test_a_signal_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path
 
     def interrupted_close(self):
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
         close(self)
 
     with monkeypatch.context() as patch:

@@ -130,7 +130,8 @@ class ParallelAttention(ParallelSublayer):
         shape = (size.width, 3, size.total_heads, size.head_dim)
         init = xavier_uniform(size.width, 3 * size.width)  # as one branch's fused qkv matrix
         kernel = declare(self, "qkv_kernel", init, shape, ("embed", None, "heads", None))
-        bias = declare(self, "qkv_bias", nn.initializers.zeros, shape[1:], (None, "heads", None))
+        bias_axes = (None, "heads", "vector")
+        bias = declare(self, "qkv_bias", nn.initializers.zeros, shape[1:], bias_axes)
         mixed = self.mix(project(x, kernel), bias.astype(self.dtype))  # [B, N, P*H, E]
         mixed = rearrange(mixed, "b n h e -> b n (h e)")
         return self.merge_branches(mixed, "heads", deterministic)

@@ -193,7 +193,7 @@ class Pretrain:
         return metrics
 
     def _random_params(self) -> Params:
-        """The weights that this run started from, laid out over the mesh."""
+        """The weights that a fresh run of this seed starts from, laid out over the mesh."""
 
         def init() -> Params:
             return self.init(jax.random.key(self.config.seed))

@@ -13,9 +13,7 @@ class Preempted(Exception):
 
 
 class StopSignal:
-    """Whether SIGTERM or SIGINT has come; a second SIGINT (Ctrl-C) ends the process at once.
-
-    A second SIGTERM changes nothing: schedulers repeat it, and have SIGKILL.
+    """Whether SIGTERM or SIGINT has come; the same signal again ends the process at once.
 
     With several processes JAX's own preemption service listens for SIGTERM and makes all of
     them stop at the same step; SIGINT then ends a process at once.
@@ -37,8 +35,7 @@ class StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked.set()
-        if number == signal.SIGINT:
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
 
     def asked(self, step: int) -> bool:
         """Whether to stop before `step`; the same answer on every process."""

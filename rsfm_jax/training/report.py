@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ class Reporter:
         if not self._writes or not metrics:
             return
         metrics = {key: float(value) for key, value in metrics.items()}
-        self._lines.write(json.dumps({"step": step, **metrics}) + "\n")
+        finite = {key: x if math.isfinite(x) else None for key, x in metrics.items()}
+        self._lines.write(json.dumps({"step": step, **finite}) + "\n")  # JSON has no NaN
         for key, value in metrics.items():
             self._board.add_scalar(key, value, step)
         text = summary(metrics)
