@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = mae_recipe.get_config("vit_nano4x2")
     config.batch_size = 64
     config.total_steps = 1500
-    config.log_every_steps = 50
+    config.log_every_steps = 10
 
     config.model.patch_size = 8
     config.model.mask_ratio = 0.6  # 0.75 learns the same, but not in minutes
