@@ -67,7 +67,7 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
         with closing(reporter), closing(task.batches(placement.rows, start)) as batches:
             train_step = compile_step(program, task)
             clock = Clock()
-            steps = StepLog(reporter, clock, batches, config, images_flops=task.flops_per_image)
+            steps = StepLog(reporter, clock, batches, config, task.flops_per_image)
             for step in range(start, config.total_steps + 1):
                 at_end = step == config.total_steps
                 if at_end or (step > start and due(step, config.checkpoint.every_steps)):
@@ -158,10 +158,10 @@ class StepLog:
     """Logs every step one step late, and stops a run whose steps are not finite."""
 
     def __init__(
-        self, reporter: Reporter, clock: Clock, batches: Any, config: Any, images_flops: int
+        self, reporter: Reporter, clock: Clock, batches: Any, config: Any, flops_per_image: int
     ):
         self._reporter, self._clock, self._batches = reporter, clock, batches
-        self._config, self._flops = config, images_flops
+        self._config, self._flops_per_image = config, flops_per_image
         self._pending: tuple[int, Any, np.ndarray] | None = None
 
     def done(self, step: int, metrics: Any, example_ids: np.ndarray) -> None:
@@ -197,5 +197,5 @@ class StepLog:
         }
         peak = peak_flops(jax.devices()[0])
         if peak:
-            speed["mfu"] = images * self._flops / (peak * jax.device_count())
+            speed["mfu"] = images * self._flops_per_image / (peak * jax.device_count())
         return speed
