@@ -32,7 +32,7 @@ from rsfm_jax.sharding.mesh import make_mesh
 from rsfm_jax.tasks.pretrain import Pretrain
 from rsfm_jax.tasks.pretrain_evaluation import encode
 from rsfm_jax.training import loop
-from rsfm_jax.training.checkpoints import load_params
+from rsfm_jax.training.checkpoints import find_checkpoint, load_variables
 from rsfm_jax.training.program import build_program
 
 FEATURES = ("pretrained", "random init", "image statistics")
@@ -75,8 +75,9 @@ def run_seed(images: Path, workdir: Path, seed: int) -> dict[str, dict[str, floa
         run = partial(apply, params)
         return map_batches(run, {"image": pixels}, config.eval.batch_size, mesh)
 
+    trained = load_variables(find_checkpoint(workdir), program.abstract_state)
     extractors = {
-        "pretrained": partial(features, load_params(str(workdir), program.abstract_state.params)),
+        "pretrained": partial(features, trained["params"]),
         "random init": partial(features, program.init().params),
         "image statistics": image_statistics,
     }

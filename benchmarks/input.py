@@ -26,7 +26,7 @@ from rsfm_jax.data.decode import decode_rgb
 from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.sources import Source, open_source
 from rsfm_jax.data.synthetic import draw_scene
-from rsfm_jax.data.transforms import draw_crop, random_resized_crop
+from rsfm_jax.data.transforms import crop_example, draw_crop, random_resized_crop
 
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 512, "pixels a side of the files")
 QUALITY = flags.DEFINE_integer("quality", 85, "JPEG quality")
@@ -72,7 +72,7 @@ def plain_loop(source: Source, read: Callable[..., np.ndarray], *args) -> Iterat
 @contextmanager
 def loader(source: Source, **options) -> Iterator[Read]:
     """The project's loader, past its start."""
-    crop = functools.partial(random_resized_crop, size=CROP_SIZE.value)
+    crop = functools.partial(crop_example, size=CROP_SIZE.value)
     rows = np.arange(BATCH)
     with Loader(source, transform=crop, batch_size=BATCH, rows=rows, seed=0, **options) as batches:
 

@@ -39,7 +39,12 @@ def get_config(size: str) -> ConfigDict:
     config.model.attention = "auto"  # auto, xla or cudnn
 
     config.optimizer = ConfigDict()
-    config.optimizer.base_lr = 1.5e-4  # times batch / 256 [MAE], [RVSA]
+    config.optimizer.base_lr = 1.5e-4  # times batch / base_batch_size [MAE], [RVSA]
+    config.optimizer.base_batch_size = 256
+    config.optimizer.schedule = "cosine"  # [MAE]; cosine, poly or step
+    config.optimizer.milestones = ()  # of `step`: shares of total_steps
+    config.optimizer.layer_decay = 1.0  # 1: all layers learn at one rate [MAE]
+    config.optimizer.average_decay = 0.0  # of a moving average of the weights; 0 keeps none
     config.optimizer.betas = (0.9, 0.95)  # [MAE]
     config.optimizer.weight_decay = 0.05  # [MAE]
     config.optimizer.warmup_steps = 40 * steps_per_epoch  # 40 epochs [MAE]

@@ -16,11 +16,11 @@ import pytest
 from rsfm_jax.data.loader import Loader, load_all
 from rsfm_jax.data.sources import open_source
 from rsfm_jax.data.synthetic import draw_scene
-from rsfm_jax.data.transforms import random_resized_crop, resize_center_crop
+from rsfm_jax.data.transforms import crop_example, resize_center_crop
 from rsfm_jax.errors import UserError
 
 EXAMPLES, BATCH, STEPS = 23, 40, 4  # an odd number of examples; a batch is three pieces
-CROP = functools.partial(random_resized_crop, size=24)
+CROP = functools.partial(crop_example, size=24)
 CENTER = functools.partial(resize_center_crop, size=24)
 
 
@@ -223,11 +223,11 @@ import functools, multiprocessing, os, sys, time
 import numpy as np
 from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.sources import open_source
-from rsfm_jax.data.transforms import random_resized_crop
+from rsfm_jax.data.transforms import crop_example
 
 if __name__ == "__main__":
     loader = Loader(
-        open_source(sys.argv[1]), transform=functools.partial(random_resized_crop, size=24),
+        open_source(sys.argv[1]), transform=functools.partial(crop_example, size=24),
         batch_size=8, rows=np.arange(8), seed=0, workers=2,
     )
     while len(multiprocessing.active_children()) < 2:  # they start one after the other

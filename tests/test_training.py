@@ -8,16 +8,20 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.sharding.mesh import make_mesh
 from rsfm_jax.sharding.rules import unbox
 from rsfm_jax.training import loop
-from rsfm_jax.training.checkpoints import Checkpoints, load_params
-from rsfm_jax.training.optimizer import learning_rate, make_optimizer
+from rsfm_jax.training.checkpoints import Checkpoints
+from rsfm_jax.training.optimizer import layer_factors, learning_rate, make_optimizer
 from rsfm_jax.training.preemption import Preempted
 from rsfm_jax.training.program import accumulate_gradients, build_program
+from rsfm_jax.training.state import create_state
+from rsfm_jax.training.transfer import load_initial
 from tests.toy import ToyTask, toy_config
 
 
@@ -161,22 +165,125 @@ def test_init_from_takes_the_weights_alone(tmp_path):
 
 def test_init_from_refuses_other_shapes_and_empty_folders(tmp_path):
     run(tmp_path)
-    program = build_program(ToyTask(toy_config()), toy_config(), make_mesh(toy_config()))
-    wrong = program.abstract_state.params | {"b": jax.ShapeDtypeStruct((3,), jnp.float32)}
-    with pytest.raises(UserError, match=r"'b'.*\(8,\) there, \(3,\)"):
-        load_params(str(tmp_path), wrong)
+    config, task = toy_config(), ToyTask(toy_config())
+    resolved = json.loads(config.to_json())
+    fresh = unbox(task.init(jax.random.key(0)))["params"]
+    with pytest.raises(UserError, match=r"weight b is \(8,\) there, \(3,\)"):
+        load_initial(str(tmp_path), fresh | {"b": jnp.zeros(3)}, task, resolved)
     with pytest.raises(UserError, match="no checkpoint there"):
-        load_params(str(tmp_path / "nothing"), wrong)
+        load_initial(str(tmp_path / "nothing"), fresh, task, resolved)
+    resolved["model"]["size"] = "vit_b12x1"
+    with pytest.raises(UserError, match=r"size='vit_micro2x4', this run 'vit_b12x1'"):
+        load_initial(str(tmp_path), fresh, task, resolved)
+    resolved = json.loads(config.to_json())
+    task.contract = task.contract | {"mean": [0.5]}
+    with pytest.raises(UserError, match=r"with mean None, this run has \[0\.5\]"):
+        load_initial(str(tmp_path), fresh, task, resolved)
+
+
+def test_another_task_takes_the_encoder_and_says_so(tmp_path, caplog):
+    """The encoder's own relative positions are new; anything else missing there is refused."""
+
+    class WithEncoder(ToyTask):
+        parts = ("kept",)
+
+        def init(self, rng):
+            variables = super().init(rng)
+            leaves = {part: {"kernel": variables["params"]["w"]} for part in self.parts}
+            variables["params"] |= {"encoder": leaves}
+            return variables
+
+    class Other(WithEncoder):
+        parts = ("kept", "relative_rows")
+        new_weights = ("kernel",)
+
+    config = toy_config()
+    loop.train(WithEncoder(config), config, make_mesh(config), tmp_path)
+    written = unbox(WithEncoder(config).init(jax.random.key(1)))["params"]
+    resolved = json.loads(config.to_json()) | {"task": "other"}
+    with caplog.at_level("INFO"):
+        loaded = load_initial(str(tmp_path), written, Other(config), resolved)
+    resolved["task"] = config.task
+    trained = load_initial(str(tmp_path), written, WithEncoder(config), resolved)
+    resolved["task"] = "other"
+    np.testing.assert_array_equal(
+        loaded["encoder"]["kept"]["kernel"], trained["encoder"]["kept"]["kernel"]
+    )
+    np.testing.assert_array_equal(loaded["w"], written["w"])  # fresh
+    assert "taken from there: 1 weights (encoder/kept)" in caplog.text
+    fresh = unbox(Other(config).init(jax.random.key(1)))["params"]
+    loaded = load_initial(str(tmp_path), fresh, Other(config), resolved)
+    np.testing.assert_array_equal(
+        loaded["encoder"]["relative_rows"]["kernel"], fresh["encoder"]["relative_rows"]["kernel"]
+    )
+    task = Other(config)
+    task.new_weights = ()
+    with pytest.raises(UserError, match="weight encoder/relative_rows/kernel is missing there"):
+        load_initial(str(tmp_path), fresh, task, resolved)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
     task = ToyTask(toy_config())
-    params = unbox(task.init(jax.random.key(0)))
+    variables = unbox(task.init(jax.random.key(0)))
+    state = create_state(variables, optax.identity(), averaged=False)
     inputs = {"x": jax.random.normal(jax.random.key(1), (12, 8))}
-    whole, metrics = accumulate_gradients(task.loss, params, inputs, jax.random.key(2), 1)
-    parts, part_metrics = accumulate_gradients(task.loss, params, inputs, jax.random.key(2), 4)
+    rng = jax.random.key(2)
+    whole, metrics, _ = accumulate_gradients(task.loss, state, inputs, rng, 1)
+    parts, part_metrics, stats = accumulate_gradients(task.loss, state, inputs, rng, 4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), parts, whole)
     np.testing.assert_allclose(part_metrics["loss"], metrics["loss"], rtol=1e-5)
+    mean = 0
+    for part in range(4):  # row i * 4 + a goes to part a
+        mean += 0.1 * (inputs["x"][part::4].mean(0) - mean)
+    np.testing.assert_allclose(stats["mean"], mean, atol=1e-7)
+
+
+def test_the_moving_average_is_what_is_evaluated_resumed_and_passed_on(tmp_path):
+    config = toy_config()
+    config.optimizer.average_decay = 0.9
+    task = ToyTask(config, poison=(4,))
+    program = build_program(task, config, make_mesh(config))
+    state, average = program.init(), None
+    batches = task.batches(np.arange(config.batch_size), 0)
+    for _ in range(8):
+        batch = {"x": next(batches)["x"]}
+        average = state.params if average is None else average
+        before = state.skipped
+        state, _ = program.train_step(jax.tree.map(jnp.copy, state), batch)
+        if state.skipped == before:
+            average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.evaluated["params"], average
+    )
+    assert state.skipped == 1 and np.isfinite(state.batch_stats["mean"]).all()
+
+    run(tmp_path / "first", config)
+    loop.evaluate(task, config, make_mesh(config), tmp_path / "first")
+    lines = (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()
+    assert lines[-1] == lines[-2]
+    run(tmp_path / "second", toy_config(init_from=str(tmp_path / "first")))
+    first, second = metrics_by_step(tmp_path / "first"), metrics_by_step(tmp_path / "second")
+    assert second[0]["eval/norm"] == first[20]["eval/norm"]
+
+
+def test_layer_decay_and_schedules():
+    """Factors by hand for two encoder blocks; rates at hand-computed steps."""
+    names = ["patch_embed", "cls_token", "blocks/block0/a", "blocks/block1/b", "norm"]
+    params = unflatten_dict({f"encoder/{name}": jnp.ones(1) for name in names}, sep="/")
+    params |= {"heads": {"blocks": {"block7": jnp.ones(1)}}}
+    factors = flatten_dict(layer_factors(params, 0.5), sep="/")
+    assert [factors[f"encoder/{name}"] for name in names] == [0.125, 0.125, 0.25, 0.5, 1.0]
+    assert factors["heads/blocks/block7"] == 1.0
+
+    config = toy_config(total_steps=100, batch_size=8)
+    settings = {"warmup_steps": 10, "base_lr": 2.0, "base_batch_size": 16, "milestones": (0.6, 0.9)}
+    config.optimizer.update(settings)
+    rates = {}
+    for name in ("step", "poly"):
+        config.optimizer.schedule = name
+        rates[name] = [float(learning_rate(config)(step)) for step in (5, 10, 59, 60, 90)]
+    np.testing.assert_allclose(rates["step"], [0.5, 1.0, 1.0, 0.1, 0.01], rtol=1e-5)
+    np.testing.assert_allclose(rates["poly"], [0.5, 1.0, 41 / 90, 40 / 90, 10 / 90], rtol=1e-5)
 
 
 def test_learning_rate_warms_up_and_falls_by_half_a_cosine():
@@ -196,7 +303,7 @@ def test_only_matrices_decay_and_large_gradients_are_clipped():
     config = toy_config()
     config.optimizer.warmup_steps = 0
     config.optimizer.weight_decay = 0.1
-    boxed = jax.eval_shape(ToyTask(config).init, jax.random.key(0))
+    boxed = jax.eval_shape(ToyTask(config).init, jax.random.key(0))["params"]
     optimizer = make_optimizer(config, boxed)
     params = {"w": jnp.ones((8, 8)), "b": jnp.ones(8)}
     zero = jax.tree.map(jnp.zeros_like, params)

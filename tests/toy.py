@@ -22,6 +22,8 @@ def toy_config(**overrides) -> ConfigDict:
 class ToyTask:
     """`poison`: steps whose batch holds a NaN. `seen`: steps whose batch was drawn."""
 
+    new_weights = ()
+
     flops_per_image = 1
     contract = {"unit": "numbers"}
 
@@ -33,10 +35,11 @@ class ToyTask:
         def boxed(value, axes):
             return nn.LogicallyPartitioned(value, axes)
 
-        return {
+        params = {
             "w": boxed(jax.random.normal(rng, (WIDTH, WIDTH)), ("embed", "mlp")),
             "b": boxed(jnp.ones((WIDTH,)), ("vector",)),
         }
+        return {"params": params, "batch_stats": {"mean": jnp.zeros((WIDTH,))}}
 
     def abstract_batch(self):
         return {"x": jax.ShapeDtypeStruct((self.config.batch_size, WIDTH), jnp.float32)}
@@ -45,13 +48,19 @@ class ToyTask:
         noise = 0.1 * jax.random.normal(rng, batch["x"].shape)
         return {"x": batch["x"] + noise}
 
-    def loss(self, params, inputs, rng):
+    def loss(self, variables, inputs, rng):
+        params, mean = variables["params"], variables["batch_stats"]["mean"]
         error = inputs["x"] @ params["w"] + params["b"] - jnp.flip(inputs["x"], 1)
-        return jnp.square(error).mean(), {"largest": jnp.abs(error).max()}
+        mean = mean + 0.1 * (inputs["x"].mean(0) - mean)
+        return jnp.square(error).mean(), {"largest": jnp.abs(error).max()}, {"mean": mean}
 
-    def evaluate(self, params, step, workdir):
+    def evaluate(self, variables, step, workdir):
         self.evaluated.append(step)
-        return {"norm": float(jnp.linalg.norm(params["w"]))}
+        means = variables["batch_stats"]["mean"]
+        return {
+            "norm": float(jnp.linalg.norm(variables["params"]["w"])),
+            "mean": float(jnp.linalg.norm(means)),
+        }
 
     def batches(self, rows, start_step):
         return ToyBatches(self, rows, start_step)

@@ -52,6 +52,26 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise BadImage(_reason(data, error)) from error
 
 
+def decode_mask(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Class indices uint8 [H, W] of an 8-bit grey or palette image, or of such an array.
+
+    Raises:
+      BadImage: truncated, undecodable, oversized, or of another pixel type.
+    """
+    if isinstance(data, np.ndarray):
+        return data
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(*image.size, max_pixels)
+            if image.mode not in ("L", "P"):
+                raise BadImage(f"mask with pixels of type {image.mode}: 8-bit class indices needed")
+            return np.array(image)
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(f"mask: {_reason(data, error)}") from error
+
+
 def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
     """Pixels of an upright grey or YCbCr/RGB JPEG; None for anything Pillow should look at."""
     if not data.startswith(b"\xff\xd8\xff") or b"Exif\0\0" in data[: 1 << 16]:

@@ -18,7 +18,9 @@ from rsfm_jax.errors import UserError
 # What a random stream is for; each is seeded with (seed, one of these, ...).
 _ORDER, _AUGMENT, _SUBSET = range(3)
 
-Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+# A decoded example and a random generator -> the arrays that go into the batch, all of one shape.
+# It may raise BadImage where a label is as unusable as an undecodable image.
+Transform = Callable[[dict, np.random.Generator], dict[str, np.ndarray]]
 
 
 class Elements:
@@ -45,22 +47,20 @@ class Elements:
         allowed.
 
         Returns:
-          {"image", "example_id", "label" where labelled}; {} when it gave up.
+          what the transform gives, with "example_id"; {} when it gave up.
         """
         epoch, place = divmod(element, len(self._ids))
         position = int(_epoch_order(len(self._ids), self._seed, epoch)[place])
         while len(bad) <= self._allowed_bad:
             example_id = int(self._ids[position % len(self._ids)])
+            rng = np.random.default_rng((self._seed, _AUGMENT, element))
             try:
-                example = read_example(self._source, example_id)
+                row = self._transform(read_example(self._source, example_id), rng)
             except (BadImage, OSError) as error:
                 bad[example_id] = str(error)
                 position += 1
                 continue
-            rng = np.random.default_rng((self._seed, _AUGMENT, element))
-            labels = {"label": np.int32(example["label"])} if "label" in example else {}
-            image = self._transform(example["image"], rng)
-            return {"image": image, "example_id": np.int32(example_id)} | labels
+            return row | {"example_id": np.int32(example_id)}
         return {}
 
 

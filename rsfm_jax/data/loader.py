@@ -30,8 +30,8 @@ Batch = dict[str, np.ndarray]
 class Loader:
     """Iterates for ever over this process's rows of the global batches.
 
-    Each batch is {"image": uint8 [R, S, S, 3], "example_id": int32 [R]} and, from a labelled
-    source, "label": int32 [R], with R = len(rows).
+    Each batch holds what the transform gives, stacked over R = len(rows) rows, and
+    "example_id": int32 [R].
 
     An example that cannot be read is logged once by name, counted in `bad_examples`, and
     replaced by the next one that can.
@@ -42,8 +42,7 @@ class Loader:
 
     Args:
       source: where examples come from.
-      transform: (uint8 [H, W, 3], random generator) -> uint8 [S, S, 3]; must pickle when
-        `workers` > 0.
+      transform: see `elements.Transform`; must pickle when `workers` > 0.
       batch_size: rows of the global batch.
       rows: numbers of the rows that this process holds, in [0, batch_size).
       seed: of order, augmentation and subset, >= 0.

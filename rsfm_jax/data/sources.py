@@ -7,12 +7,14 @@ be read from any thread or worker process.
 import functools
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from rsfm_jax.data.decode import BadImage
-from rsfm_jax.data.synthetic import SCENE_KINDS, draw_scene
+from rsfm_jax.data.formats import dota
+from rsfm_jax.data.formats.windows import area_inside
+from rsfm_jax.data.synthetic import COVER, SCENE_KINDS, Scene, draw_scene
 from rsfm_jax.errors import UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
@@ -24,12 +26,19 @@ SCENE_SIZE, SCENES_KEPT = 128, 4096
 class Source(Protocol):
     """Examples 0 .. len - 1."""
 
-    class_names: tuple[str, ...]  # empty when unlabelled
+    # What the numbers of an example's labels mean; each empty where there are no such labels.
+    class_names: tuple[str, ...]  # of `label`, the whole image's
+    object_names: tuple[str, ...]  # of `labels`, one an object
+    cover_names: tuple[str, ...]  # of the pixels of `mask`
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict:
-        """Returns {"image": encoded bytes or uint8 [H, W, 3], "label": int when labelled}.
+        """Returns {"image": encoded bytes or uint8 [H, W, 3]} and the labels that there are.
+
+        "label": int. Objects: "polygons" float32 [N, 4, 2] in pixels, "labels" int [N],
+        "difficult" and "truncated" uint8 [N]. "mask": encoded bytes or uint8 [H, W], class
+        indices, 255 = ignored. Prepared sets have "image_id", a text, too.
 
         Raises OSError or BadImage where the example cannot be read.
         """
@@ -80,6 +89,8 @@ class FolderSource:
     is one split, `train`. Hidden files and folders are left out.
     """
 
+    object_names = cover_names = ()
+
     def __init__(self, folder: Path, split: str = "train"):
         self.folder = _split_folder(folder, split)
         self._files = _image_files(self.folder)
@@ -108,7 +119,8 @@ class FolderSource:
 class TfdsSource:
     """A prepared TFDS directory in array_record format, read without TensorFlow.
 
-    It needs a feature `image`; a ClassLabel feature `label` makes it labelled.
+    It needs a feature `image`; features `label` (ClassLabel), `labels` (of ClassLabel) and
+    `mask` (LabeledImage) are labels with names.
     """
 
     def __init__(self, directory: Path, split: str = "train"):
@@ -123,8 +135,9 @@ class TfdsSource:
         if "image" not in features:
             raise UserError(f"{directory} has no feature named image, only {', '.join(features)}")
         try:
+            encoded = {"image", "mask"} & features.keys()
             self._records = builder.as_data_source(
-                split, decoders={"image": tfds.decode.SkipDecoding()}
+                split, decoders={key: tfds.decode.SkipDecoding() for key in encoded}
             )
         except NotImplementedError as error:  # the files are not array_record
             raise UserError(
@@ -136,20 +149,18 @@ class TfdsSource:
             raise UserError(f"{directory} has no split {split!r}, it has: {splits}") from error
         if len(self._records) == 0:
             raise UserError(f"{self._where} is empty")
-        label = features.get("label")
-        labelled = isinstance(label, tfds.features.ClassLabel)
-        self.class_names = tuple(label.names) if labelled else ()
+        self.class_names = _names(features.get("label"))
+        self.object_names = _names(features.get("labels"))
+        self.cover_names = _names(features.get("mask"))
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict:
         try:
-            record = self._records[index]
+            return self._records[index]
         except Exception as error:  # array_record and the record's parser raise many kinds
             raise BadImage(f"unreadable record: {error}") from error
-        kept = ("image", "label") if self.class_names else ("image",)
-        return {key: record[key] for key in kept}
 
     def name(self, index: int) -> str:
         """The record's number, split and directory."""
@@ -176,14 +187,14 @@ class SyntheticSource:
     memory (200 MB).
     """
 
-    class_names = SCENE_KINDS
+    class_names, object_names, cover_names = SCENE_KINDS, dota.CLASSES["2.0"], COVER
 
     def __init__(self, count: int, split: str = "train"):
         if split not in SYNTHETIC_SPLITS:
             listed = ", ".join(SYNTHETIC_SPLITS)
             raise UserError(f"synthetic scenes have no split {split!r}, they have: {listed}")
         self._split = split
-        self._drawn: dict[int, np.ndarray] = {}
+        self._drawn: dict[int, Scene] = {}
         self.labels = np.arange(count, dtype=np.int32) % len(SCENE_KINDS)
 
     def __len__(self) -> int:
@@ -191,17 +202,34 @@ class SyntheticSource:
 
     def __getitem__(self, index: int) -> dict:
         label = int(self.labels[index])
-        image = self._drawn.get(index)
-        if image is None:
+        scene = self._drawn.get(index)
+        if scene is None:
             seed = (SYNTHETIC_SPLITS.index(self._split) << 32) + index
-            image = draw_scene(seed, SCENE_SIZE, SCENE_KINDS[label]).image
+            scene = draw_scene(seed, SCENE_SIZE, SCENE_KINDS[label])
             if index < SCENES_KEPT:
-                self._drawn[index] = image
-        return {"image": image, "label": label}
+                self._drawn[index] = scene
+        count = len(scene.classes)
+        inside = area_inside(scene.polygons, 0, 0, SCENE_SIZE, SCENE_SIZE)
+        return {
+            "image": scene.image,
+            "label": label,
+            "polygons": scene.polygons,
+            "labels": np.array([self.object_names.index(c) for c in scene.classes], np.int64),
+            "difficult": np.zeros(count, np.uint8),
+            "truncated": (inside < 1 - 1e-6).astype(np.uint8),
+            "mask": scene.mask,
+        }
 
     def name(self, index: int) -> str:
         """The scene's number."""
         return f"synthetic {self._split} scene {index}"
+
+
+def _names(feature: Any) -> tuple[str, ...]:
+    """Class names of a TFDS feature; () for none, or one that has no names."""
+    inner = getattr(feature, "feature", feature)  # of a Sequence
+    names = getattr(inner, "names", None) or getattr(inner, "labels", None)
+    return tuple(names or ())
 
 
 def _scene_count(source: str) -> int:

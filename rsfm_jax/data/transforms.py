@@ -13,6 +13,14 @@ import cv2
 import numpy as np
 
 
+def crop_example(
+    example: dict, rng: np.random.Generator, size: int, scale: tuple[float, float] = (0.2, 1.0)
+) -> dict[str, np.ndarray]:
+    """Pretraining's and classification's `Transform`: {"image", "label" where there is one}."""
+    labels = {"label": np.int32(example["label"])} if "label" in example else {}
+    return {"image": random_resized_crop(example["image"], rng, size, scale)} | labels
+
+
 def random_resized_crop(
     image: np.ndarray,
     rng: np.random.Generator,

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from rsfm_jax.data.device import normalize, random_flip
 from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.sources import open_source
-from rsfm_jax.data.transforms import random_resized_crop
+from rsfm_jax.data.transforms import crop_example
 from rsfm_jax.errors import UserError
 from rsfm_jax.models.attention import resolve_implementation
 from rsfm_jax.models.flops import mae_training_flops
@@ -21,7 +21,7 @@ from rsfm_jax.models.sizes import ViTSize, vit_size
 from rsfm_jax.models.vit import ViTConfig
 from rsfm_jax.sharding.rules import tree_shardings, unbox
 from rsfm_jax.tasks.pretrain_evaluation import Probe, Reconstruction
-from rsfm_jax.training.state import Batch, Metrics, Params
+from rsfm_jax.training.state import Batch, Metrics, Params, Variables
 from rsfm_jax.training.validate import (
     AT_LEAST_1,
     FLAG,
@@ -139,11 +139,13 @@ class Pretrain:
         """Patches of one image."""
         return (self.config.data.image_size // self.config.model.patch_size) ** 2
 
-    def init(self, rng: jax.Array) -> Params:
+    new_weights = ()
+
+    def init(self, rng: jax.Array) -> Variables:
         """Fresh weights, boxed with their logical axes."""
         size = self.config.data.image_size
         mask = draw_mask(jnp.zeros((1, self.num_patches)), self.mae.mask_ratio)
-        return self.model.init(rng, jnp.zeros((1, size, size, 3)), mask)["params"]
+        return self.model.init(rng, jnp.zeros((1, size, size, 3)), mask)
 
     def abstract_batch(self) -> Batch:
         """uint8 images [B, H, W, 3]."""
@@ -159,22 +161,22 @@ class Pretrain:
         noise = jax.random.uniform(noise_rng, (images.shape[0], self.num_patches))
         return {"image": images, "noise": noise}
 
-    def loss(self, params: Params, inputs: Batch, rng: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss(
+        self, variables: Variables, inputs: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, Metrics, Any]:
         """Mean squared error over hidden patches."""
         images = normalize(inputs["image"], self.config.data.mean, self.config.data.std)
         mask = draw_mask(inputs["noise"], self.mae.mask_ratio)
         rngs = {"drop_path": rng}
-        predicted = self.model.apply({"params": params}, images, mask, False, rngs=rngs)
-        return reconstruction_loss(predicted, targets(images, self.mae), mask), {}
+        predicted = self.model.apply(variables, images, mask, False, rngs=rngs)
+        return reconstruction_loss(predicted, targets(images, self.mae), mask), {}, {}
 
     def batches(self, rows: np.ndarray, start_step: int) -> Loader:
         """Random resized crops of this process's rows, from `start_step` on."""
         data = self.config.data
         return Loader(
             open_source(data.source, data.split),
-            transform=partial(
-                random_resized_crop, size=data.image_size, scale=tuple(data.crop_scale)
-            ),
+            transform=partial(crop_example, size=data.image_size, scale=tuple(data.crop_scale)),
             batch_size=self.config.batch_size,
             rows=rows,
             seed=self.config.seed,
@@ -185,8 +187,9 @@ class Pretrain:
             max_bad_fraction=data.max_bad_fraction,
         )
 
-    def evaluate(self, params: Params, step: int, workdir: Path) -> dict[str, float]:
+    def evaluate(self, variables: Variables, step: int, workdir: Path) -> dict[str, float]:
         """Held-out reconstruction and, where a labelled folder is given, probes."""
+        params = variables["params"]
         metrics = self._reconstruction(params, workdir / "figures")
         if self.config.eval.probe_source:
             metrics |= self._probe(params, step, workdir)
@@ -196,7 +199,7 @@ class Pretrain:
         """The weights that a fresh run of this seed starts from, laid out over the mesh."""
 
         def init() -> Params:
-            return self.init(jax.random.key(self.config.seed))
+            return self.init(jax.random.key(self.config.seed))["params"]
 
         shardings = tree_shardings(jax.eval_shape(init), self.mesh)
         return jax.jit(lambda: unbox(init()), out_shardings=shardings)()

@@ -1,9 +1,12 @@
 """Orbax checkpoints of a run: asynchronous, self-describing, strictly restored.
 
-The only module that knows Orbax. A checkpoint holds the weights (`params`), the rest of the
-train state (`training`) and, as metadata, the resolved config and the input contract.
+Only this module and `transfer` know Orbax. A checkpoint holds the weights (`params`), where
+there are any their moving average (`average`) and the norms' running statistics
+(`batch_stats`), the rest of the train state (`training`) and, as metadata, the resolved config
+and the input contract.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from rsfm_jax.errors import UserError
-from rsfm_jax.training.state import TrainState
+from rsfm_jax.training.state import TrainState, Variables, join_variables
 
 
 class Checkpoints:
@@ -49,35 +52,81 @@ class Checkpoints:
             step, _split(state), force=True, custom_metadata=metadata
         )
 
-    def restore(self, abstract_state: TrainState, config: dict[str, Any]) -> TrainState:
+    def restore(self, abstract_state: TrainState, metadata: dict[str, Any]) -> TrainState:
         """The newest state, laid out as `abstract_state` says.
 
         Raises:
-          UserError: the checkpoint was written by a run of another task or model.
+          UserError: the checkpoint was written by a run of another task or model, or on images
+            made ready in another way, than `metadata` (as for `save`) says.
         """
         step = self.latest_step()
         folder = Path(self._checkpointer.directory) / str(step)
-        refuse_other_model(written_config(folder), config, str(folder))
+        refuse_other_run(folder, metadata)
         parts = self._checkpointer.load_checkpointables(step, _split(abstract_state))
-        return parts["training"].replace(params=parts["params"])
+        rest = parts.pop("training")
+        return rest.replace(**parts)
 
     def close(self) -> None:
         """Waits for what is being written."""
         self._checkpointer.close()
 
 
+APART = ("params", "average", "batch_stats")  # what other commands load without the rest
+
+
 def _split(state: TrainState) -> dict[str, Any]:
-    """Weights apart from the rest, so that another run can load them alone."""
-    return {"params": state.params, "training": state.replace(params=None)}
+    """Orbax's items. Those that the model has none of are left out."""
+    apart = {name: getattr(state, name) for name in APART}
+    items = {name: tree for name, tree in apart.items() if jax.tree.leaves(tree)}
+    return items | {"training": state.replace(**dict.fromkeys(items))}
 
 
-def written_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of the run that wrote this step's folder."""
-    return ocp.checkpointables_metadata(folder).custom_metadata["config"]
+def load_variables(folder: Path, abstract_state: TrainState) -> Variables:
+    """What the run that wrote this step's folder evaluates: the average where it kept one."""
+    name = weights_item(folder)
+    wanted = {name: abstract_state.params}
+    if abstract_state.batch_stats:
+        wanted["batch_stats"] = abstract_state.batch_stats
+    parts = ocp.load_checkpointables(folder, wanted)
+    return join_variables(parts[name], parts.get("batch_stats", {}))
 
 
-def refuse_other_model(written: dict[str, Any], config: dict[str, Any], where: str) -> None:
-    """Raises `UserError` naming the first key in which two configs mean another model."""
+def weights_item(folder: Path) -> str:
+    """Which of Orbax's items holds the weights that the run evaluates."""
+    return "average" if "average" in ocp.checkpointables_metadata(folder).metadata else "params"
+
+
+def written_metadata(folder: Path) -> dict[str, Any]:
+    """`config` and `contract` of the run that wrote this step's folder."""
+    return ocp.checkpointables_metadata(folder).custom_metadata
+
+
+def refuse_other_run(folder: Path, metadata: dict[str, Any]) -> None:
+    """Raises `UserError` naming the first key in which a step's folder means another model.
+
+    Args:
+      folder: of one step.
+      metadata: `config` and `contract` of this run, as `Checkpoints.save` takes them.
+    """
+    written = written_metadata(folder)
+    _refuse_other_model(written["config"], metadata["config"], str(folder))
+    contract = metadata["contract"]
+    refuse_other_contract(written["contract"], contract, sorted(contract), str(folder))
+
+
+def refuse_other_contract(
+    written: dict[str, Any], contract: dict[str, Any], keys: Iterable[str], where: str
+) -> None:
+    """Raises `UserError` naming the first of `keys` in which two input contracts differ."""
+    for key in keys:
+        if written.get(key) != contract.get(key):
+            raise UserError(
+                f"{where} was trained on inputs with {key} {written.get(key)}, this run has "
+                f"{contract.get(key)}; give it the same data and config.data"
+            )
+
+
+def _refuse_other_model(written: dict[str, Any], config: dict[str, Any], where: str) -> None:
     for section in ("task", "model"):
         old, new = written.get(section), config.get(section)
         if not isinstance(old, dict):
@@ -93,29 +142,6 @@ def refuse_other_model(written: dict[str, Any], config: dict[str, Any], where: s
 
 # Keys of config.model that change how a model runs, not what it is.
 RUN_ONLY = ("remat", "attention", "dtype", "drop_path")
-
-
-def load_params(source: str, abstract_params: Any) -> Any:
-    """The weights of another run's newest checkpoint, for `config.init_from`.
-
-    Args:
-      source: a work folder, its checkpoints folder, or one step's folder.
-      abstract_params: shapes and shardings of the weights to fill; all must be there.
-
-    Raises:
-      UserError: no checkpoint there, or weights that are missing or of another shape.
-    """
-    folder = find_checkpoint(Path(source))
-    held = ocp.checkpointables_metadata(folder).metadata["params"]
-    shapes = {jax.tree_util.keystr(k): v.shape for k, v in jax.tree.leaves_with_path(held)}
-    for path, leaf in jax.tree.leaves_with_path(abstract_params):
-        key = jax.tree_util.keystr(path)
-        if shapes.get(key) != leaf.shape:
-            raise UserError(
-                f"config.init_from={source}: weight {key} is {shapes.get(key, 'missing')} there, "
-                f"{leaf.shape} in this model"
-            )
-    return ocp.load_checkpointables(folder, {"params": abstract_params})["params"]
 
 
 def find_checkpoint(path: Path) -> Path:

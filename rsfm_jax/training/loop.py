@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -22,15 +23,15 @@ from rsfm_jax.sharding.mesh import Placement
 from rsfm_jax.training.checkpoints import (
     Checkpoints,
     find_checkpoint,
-    load_params,
-    refuse_other_model,
-    written_config,
+    load_variables,
+    refuse_other_run,
 )
 from rsfm_jax.training.clock import Clock
 from rsfm_jax.training.preemption import Preempted, StopSignal
 from rsfm_jax.training.program import Program, build_program
 from rsfm_jax.training.report import Reporter
-from rsfm_jax.training.state import Params, Task, TrainState
+from rsfm_jax.training.state import Task, TrainState, Variables
+from rsfm_jax.training.transfer import load_initial
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,13 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
       NonFiniteError: `config.nonfinite_limit` skipped steps in a row.
       UserError: the workdir's checkpoint or the data does not fit the config.
     """
-    resolved = json.loads(config.to_json())
+    metadata = run_metadata(task, config)
     program = build_program(task, config, mesh)
     placement = Placement(program.batch_sharding, config.batch_size)
     checkpoints = open_checkpoints(config, workdir)
     # Signals are held back until the last checkpoint is written.
     with StopSignal() as stop, closing(checkpoints):
-        state = first_state(program, checkpoints, config, resolved)
+        state = first_state(program, checkpoints, task, metadata)
         start = int(state.step)
         if start > config.total_steps:
             raise UserError(
@@ -61,8 +62,7 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
                 f"config.total_steps={config.total_steps}"
             )
         if jax.process_index() == 0:
-            write_text(workdir / "config.json", json.dumps(resolved, indent=2))
-        metadata = {"config": resolved, "contract": task.contract}
+            write_text(workdir / "config.json", json.dumps(metadata["config"], indent=2))
         reporter = Reporter(workdir, config.total_steps, start)
         with closing(reporter), closing(task.batches(placement.rows, start)) as batches:
             train_step = compile_step(program, task)
@@ -77,7 +77,7 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
                 if at_end or due(step, config.eval.every_steps):
                     steps.flush()
                     with clock.paused():
-                        evaluated = run_evaluation(task, state.params, mesh, step, workdir)
+                        evaluated = run_evaluation(task, state.evaluated, mesh, step, workdir)
                         reporter.write(step, evaluated)
                 if at_end:
                     break
@@ -107,11 +107,17 @@ def evaluate(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
     # Not through `Checkpoints`, which would clear away what a run in training is writing.
     folder = find_checkpoint(workdir)
     program = build_program(task, config, mesh)
-    refuse_other_model(written_config(folder), json.loads(config.to_json()), str(folder))
-    params = load_params(str(folder), program.abstract_state.params)
+    refuse_other_run(folder, run_metadata(task, config))
+    variables = load_variables(folder, program.abstract_state)
     step = int(folder.name)
     with closing(Reporter(workdir, config.total_steps, step)) as reporter:
-        reporter.write(step, run_evaluation(task, params, mesh, step, workdir))
+        reporter.write(step, run_evaluation(task, variables, mesh, step, workdir))
+
+
+def run_metadata(task: Task, config: Any) -> dict[str, Any]:
+    """What a checkpoint says of its run: the resolved config and the input contract."""
+    contract = json.loads(json.dumps(task.contract))  # as it will be read: tuples are lists
+    return {"config": json.loads(config.to_json()), "contract": contract}
 
 
 def open_checkpoints(config: Any, workdir: Path) -> Checkpoints:
@@ -121,19 +127,21 @@ def open_checkpoints(config: Any, workdir: Path) -> Checkpoints:
 
 
 def first_state(
-    program: Program, checkpoints: Checkpoints, config: Any, resolved: dict[str, Any]
+    program: Program, checkpoints: Checkpoints, task: Task, metadata: dict[str, Any]
 ) -> TrainState:
     """Own checkpoint, else the weights of `config.init_from`, else fresh weights."""
     step = checkpoints.latest_step()
     if step is not None:
         log.info("resuming from step %d", step)
-        return checkpoints.restore(program.abstract_state, resolved)
+        return checkpoints.restore(program.abstract_state, metadata)
     with jax.set_mesh(program.mesh):
         state = program.init()
-    if config.init_from:
-        params = load_params(config.init_from, program.abstract_state.params)
-        log.info("weights from %s", config.init_from)
-        state = state.replace(params=params)
+    config = metadata["config"]
+    if config["init_from"]:
+        params = load_initial(config["init_from"], state.params, task, config)
+        # The average of the weights starts from them too, in memory of its own.
+        average = None if state.average is None else jax.tree.map(jnp.copy, params)
+        state = state.replace(params=params, average=average)
     return state
 
 
@@ -146,11 +154,11 @@ def compile_step(program: Program, task: Task) -> Any:
 
 
 def run_evaluation(
-    task: Task, params: Params, mesh: Mesh, step: int, workdir: Path
+    task: Task, variables: Variables, mesh: Mesh, step: int, workdir: Path
 ) -> dict[str, float]:
     """The task's metrics under `eval/` names."""
     with jax.set_mesh(mesh):
-        metrics = task.evaluate(params, step, workdir)
+        metrics = task.evaluate(variables, step, workdir)
     return {f"eval/{key}": value for key, value in metrics.items()}
 
 

@@ -14,7 +14,14 @@ from jax.sharding import Mesh, NamedSharding
 
 from rsfm_jax.sharding.rules import batch_sharding, constrain, tree_shardings, unbox
 from rsfm_jax.training.optimizer import learning_rate, make_optimizer
-from rsfm_jax.training.state import Batch, Metrics, Task, TrainState, create_state
+from rsfm_jax.training.state import (
+    Batch,
+    Metrics,
+    Task,
+    TrainState,
+    create_state,
+    join_variables,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +46,11 @@ class Program:
 def build_program(task: Task, config: Any, mesh: Mesh) -> Program:
     """Derives shardings from the weights' axes and jits initialisation and training."""
     seed = jax.random.key(config.seed)
-    boxed_params = jax.eval_shape(task.init, seed)
-    optimizer = make_optimizer(config, boxed_params)
+    optimizer = make_optimizer(config, jax.eval_shape(task.init, seed)["params"])
+    averaged = config.optimizer.average_decay > 0
 
     def init() -> TrainState:
-        return create_state(task.init(jax.random.key(config.seed)), optimizer)
+        return create_state(task.init(jax.random.key(config.seed)), optimizer, averaged)
 
     boxed_state = jax.eval_shape(init)
     shardings = tree_shardings(boxed_state, mesh)
@@ -74,12 +81,17 @@ def make_train_step(
     """The pure step; randomness is a function of (config.seed, state.step) alone."""
     schedule = learning_rate(config)
 
+    def average(old: Any, params: Any) -> Any:
+        if old is None:
+            return None
+        return optax.incremental_update(params, old, 1 - config.optimizer.average_decay)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
         prepare_rng, loss_rng = jax.random.split(rng)
         inputs = task.prepare(batch, prepare_rng)
-        grads, metrics = accumulate_gradients(
-            task.loss, state.params, inputs, loss_rng, config.accumulate_steps
+        grads, metrics, batch_stats = accumulate_gradients(
+            task.loss, state, inputs, loss_rng, config.accumulate_steps
         )
         # Reduce-scatters the gradients into the weights' own shards instead of summing them
         # whole on every device.
@@ -97,6 +109,8 @@ def make_train_step(
         state = TrainState(
             step=state.step + 1,
             params=if_finite(params, state.params),
+            batch_stats=if_finite(batch_stats, state.batch_stats),
+            average=if_finite(average(state.average, params), state.average),
             opt_state=if_finite(opt_state, state.opt_state),
             skipped=state.skipped + ~finite,
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
@@ -113,20 +127,28 @@ def make_train_step(
 
 
 def accumulate_gradients(
-    loss: Callable[..., tuple[jax.Array, Metrics]],
-    params: Any,
+    loss: Callable[..., tuple[jax.Array, Metrics, Any]],
+    state: TrainState,
     inputs: Batch,
     rng: jax.Array,
     steps: int,
-) -> tuple[Any, Metrics]:
-    """Mean gradients and metrics (with `loss`) over `steps` equal parts of the inputs."""
+) -> tuple[Any, Metrics, Any]:
+    """Gradients and metrics (with `loss`), means over `steps` equal parts, and batch statistics.
 
-    def gradients(part: Batch, rng: jax.Array) -> tuple[Any, Metrics]:
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, part, rng)
-        return grads, {"loss": value, **metrics}
+    The running statistics pass through the parts one after the other.
+    """
+
+    def gradients(batch_stats: Any, part: Batch, rng: jax.Array) -> tuple[Any, Any]:
+        def of_params(params: Any) -> tuple[jax.Array, Any]:
+            value, metrics, new = loss(join_variables(params, batch_stats), part, rng)
+            return value, ({"loss": value, **metrics}, new)
+
+        grads, (metrics, new) = jax.grad(of_params, has_aux=True)(state.params)
+        return new, (grads, metrics)
 
     if steps == 1:
-        return gradients(inputs, rng)
+        batch_stats, means = gradients(state.batch_stats, inputs, rng)
+        return *means, batch_stats
 
     def split(x: jax.Array) -> jax.Array:  # [B, ...] -> [steps, B/steps, ...]
         # Row i*steps+a goes to part a: every device keeps the rows it has.
@@ -135,12 +157,13 @@ def accumulate_gradients(
 
     parts = jax.tree.map(split, inputs), jax.random.split(rng, steps)
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradients(*part)), None
+    def add(carry: Any, part: Any) -> tuple[Any, None]:
+        batch_stats, total = carry
+        batch_stats, new = gradients(batch_stats, *part)
+        return (batch_stats, jax.tree.map(jnp.add, total, new)), None
 
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype),
-        jax.eval_shape(gradients, *jax.tree.map(lambda x: x[0], parts)),
-    )
-    total, _ = jax.lax.scan(add, zeros, parts)
-    return jax.tree.map(lambda x: x / steps, total)
+    first = jax.tree.map(lambda x: x[0], parts)
+    _, shapes = jax.eval_shape(gradients, state.batch_stats, *first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (batch_stats, total), _ = jax.lax.scan(add, (state.batch_stats, zeros), parts)
+    return *jax.tree.map(lambda x: x / steps, total), batch_stats

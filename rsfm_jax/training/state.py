@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Params = Any
+Variables = dict[str, Any]  # "params" and, where the model has them, "batch_stats"
 Batch = dict[str, Any]
 Metrics = dict[str, Any]
 
@@ -18,15 +19,18 @@ class Task(Protocol):
 
     flops_per_image: int  # forward + backward, analytic
     contract: dict[str, Any]  # how inputs must look; stored in every checkpoint
+    new_weights: tuple[str, ...]  # names that the encoder has and a pretrained one need not
 
-    def init(self, rng: jax.Array) -> Params:
-        """Fresh weights, boxed with their logical axes."""
+    def init(self, rng: jax.Array) -> Variables:
+        """Fresh variables, the weights boxed with their logical axes."""
 
     def prepare(self, batch: Batch, rng: jax.Array) -> Batch:
         """On-device augmentation of a whole global batch; every leaf keeps the batch axis."""
 
-    def loss(self, params: Params, inputs: Batch, rng: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Mean loss over prepared inputs, and scalars to log."""
+    def loss(
+        self, variables: Variables, inputs: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, Metrics, Any]:
+        """Mean loss over prepared inputs, scalars to log, and the new `batch_stats`."""
 
     def abstract_batch(self) -> Batch:
         """ShapeDtypeStructs of a global batch."""
@@ -34,7 +38,7 @@ class Task(Protocol):
     def batches(self, rows: np.ndarray, start_step: int) -> "Batches":
         """This process's rows of every batch from `start_step` on."""
 
-    def evaluate(self, params: Params, step: int, workdir: Path) -> dict[str, float]:
+    def evaluate(self, variables: Variables, step: int, workdir: Path) -> dict[str, float]:
         """Metrics on held-out data; process 0 draws pictures into `workdir`/figures."""
 
 
@@ -56,12 +60,38 @@ class TrainState:
 
     step: jax.Array  # int32 number of finished steps
     params: Params
+    batch_stats: Any  # running statistics of the norms; empty for models without
+    average: Params | None  # moving average of the weights; None when it is not kept
     opt_state: Any
     skipped: jax.Array  # int32 non-finite steps since the start
     skipped_in_a_row: jax.Array  # int32 non-finite steps since the last finite one
 
+    @property
+    def trained(self) -> Variables:
+        """What the training loss sees."""
+        return join_variables(self.params, self.batch_stats)
 
-def create_state(params: Params, optimizer: Any) -> TrainState:
-    """Step 0 of a run with these weights."""
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, optimizer.init(params), zero, zero)
+    @property
+    def evaluated(self) -> Variables:
+        """What evaluation sees: the average's weights where one is kept."""
+        params = self.params if self.average is None else self.average
+        return join_variables(params, self.batch_stats)
+
+
+def create_state(variables: Variables, optimizer: Any, averaged: bool) -> TrainState:
+    """Step 0 of a run with these variables."""
+    zero, params = jnp.zeros((), jnp.int32), variables["params"]
+    return TrainState(
+        step=zero,
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        average=params if averaged else None,
+        opt_state=optimizer.init(params),
+        skipped=zero,
+        skipped_in_a_row=zero,
+    )
+
+
+def join_variables(params: Params, batch_stats: Any) -> Variables:
+    """The dict that Flax applies a model with."""
+    return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
