@@ -14,48 +14,35 @@ from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.sources import open_source
 from rsfm_jax.data.transforms import crop_example
 from rsfm_jax.errors import UserError
-from rsfm_jax.models.attention import resolve_implementation
 from rsfm_jax.models.flops import mae_training_flops
 from rsfm_jax.models.mae import MAE, MAEConfig, draw_mask, reconstruction_loss, targets
-from rsfm_jax.models.sizes import ViTSize, vit_size
-from rsfm_jax.models.vit import ViTConfig
+from rsfm_jax.models.sizes import ViTSize
 from rsfm_jax.sharding.rules import tree_shardings, unbox
+from rsfm_jax.tasks import encoder
 from rsfm_jax.tasks.pretrain_evaluation import Probe, Reconstruction
 from rsfm_jax.training.state import Batch, Metrics, Params, Variables
 from rsfm_jax.training.validate import (
     AT_LEAST_1,
+    CROP_SCALE,
     FLAG,
     OPEN_SHARE,
     PART,
-    RATE,
     SHARE,
     TEXT,
     check_values,
 )
 
 # What pretraining reads beyond `COMMON_RULES`.
-RULES = {
-    "model.size": TEXT,
-    "model.patch_size": AT_LEAST_1,
+RULES = encoder.RULES | {
     "model.mask_ratio": OPEN_SHARE,
-    "model.drop_path": RATE,
     "model.decoder_width": (lambda x: x > 0 and x % 4 == 0, "a positive multiple of 4"),
     "model.decoder_depth": AT_LEAST_1,
     "model.decoder_heads": AT_LEAST_1,
     "model.decoder_class_token": FLAG,
     "model.normalize_targets": FLAG,
-    "model.dtype": (lambda x: x in ("float32", "bfloat16"), "float32 or bfloat16"),
-    "model.remat": TEXT,
-    "model.attention": TEXT,
-    "data.image_size": AT_LEAST_1,
-    "data.crop_scale": (
-        lambda x: len(x) == 2 and 0 < x[0] <= x[1] <= 1,
-        "(low, high) with 0 < low <= high <= 1",
-    ),
+    "data.crop_scale": CROP_SCALE,
     "data.horizontal_flip": SHARE,
     "data.vertical_flip": SHARE,
-    "data.mean": (lambda x: len(x) == 3, "three numbers, one a band"),
-    "data.std": (lambda x: len(x) == 3 and min(x) > 0, "three positive numbers, one a band"),
     "eval.source": TEXT,
     "eval.split": TEXT,
     "eval.images": AT_LEAST_1,
@@ -75,13 +62,9 @@ def mae_config(config: Any, platform: str) -> MAEConfig:
         that patches do not divide.
     """
     check_values(config, RULES)
-    model, image_size = config.model, config.data.image_size
-    if image_size % model.patch_size:
-        raise UserError(
-            f"config.data.image_size={image_size} is not a multiple of "
-            f"config.model.patch_size={model.patch_size}"
-        )
-    patches = (image_size // model.patch_size) ** 2
+    model = config.model
+    rows, columns = encoder.patch_grid(config, "data.image_size")
+    patches = rows * columns
     if not 0 < int(patches * (1 - model.mask_ratio)) < patches:
         raise UserError(
             f"config.model.mask_ratio={model.mask_ratio} leaves none of {patches} patches visible "
@@ -92,14 +75,6 @@ def mae_config(config: Any, platform: str) -> MAEConfig:
             f"config.model.decoder_width={model.decoder_width} is not a multiple of "
             f"config.model.decoder_heads={model.decoder_heads}"
         )
-    encoder = ViTConfig(
-        size=vit_size(model.size),
-        patch_size=model.patch_size,
-        drop_path=model.drop_path,
-        remat=model.remat,
-        attention=resolve_implementation(model.attention, platform),
-        dtype=jnp.dtype(model.dtype),
-    )
     decoder = ViTSize(
         width=model.decoder_width,
         depth=model.decoder_depth,
@@ -107,7 +82,7 @@ def mae_config(config: Any, platform: str) -> MAEConfig:
         mlp_dim=4 * model.decoder_width,
     )
     return MAEConfig(
-        encoder=encoder,
+        encoder=encoder.encoder_config(config, platform),
         mask_ratio=model.mask_ratio,
         decoder=decoder,
         decoder_class_token=model.decoder_class_token,
@@ -123,14 +98,7 @@ class Pretrain:
         self.mae = mae_config(config, mesh.devices.flat[0].platform)
         self.model = MAE(self.mae)
         self.flops_per_image = mae_training_flops(self.mae, config.data.image_size)
-        self.contract = {
-            "bands": ["red", "green", "blue"],
-            "unit": "uint8",
-            "mean": list(config.data.mean),
-            "std": list(config.data.std),
-            "image_size": config.data.image_size,
-            "patch_size": config.model.patch_size,
-        }
+        self.contract = encoder.image_contract(config)
         self._reconstruction = Reconstruction(config, self.mae, mesh)
         self._probe = Probe(config, self.mae.encoder, mesh, self._random_params)
 

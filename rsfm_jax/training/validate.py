@@ -17,6 +17,10 @@ RATE: Rule = (lambda x: 0 <= x < 1, "in [0, 1)")
 OPEN_SHARE: Rule = (lambda x: 0 < x < 1, "in (0, 1)")
 TEXT: Rule = (lambda x: isinstance(x, str), "text")
 FLAG: Rule = (lambda x: isinstance(x, bool), "True or False")
+CROP_SCALE: Rule = (
+    lambda x: len(x) == 2 and 0 < x[0] <= x[1] <= 1,
+    "(low, high) with 0 < low <= high <= 1",
+)
 INTEGER: Rule = (lambda x: isinstance(x, int), "a whole number")
 
 # What the loop, the optimizer and the loader read, whatever the task.
