@@ -5,6 +5,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+# Whole georeferenced scenes (launch/predict.py). The wheels bring GDAL and PROJ along.
+GEO = [
+    "rasterio>=1.4.3",
+    "pyogrio>=0.11",
+    "pyproj>=3.7",
+    "shapely>=2.1",
+    "pyarrow>=18",
+    "scipy>=1.13",
+]
 VERSION = next(
     line.split('"')[1]
     for line in (ROOT / "rsfm_jax" / "__init__.py").read_text().splitlines()
@@ -47,11 +56,12 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "geo": GEO,
         "beam": ["apache-beam>=2.60"],
         "test": [
+            *GEO,
             "pytest>=8",
             "hypothesis>=6.100",
-            "shapely>=2.0",
             "ruff>=0.12",
             # Truths that nobody here wrote, at the versions compared with.
             "torch==2.13.0",

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rsfm_jax.data.formats.windows import window_starts
@@ -47,7 +48,8 @@ class Windows(NamedTuple):
 class Tile:
     """A whole image: its name for messages and outputs, uint8 [H, W, 3], and its labels if any.
 
-    image: needs `shape` and slicing only, so it may be read from a file piece by piece.
+    image: needs `shape` and slicing only, so it may be read from a file piece by piece. A slice
+      that is None holds nothing to predict: what only such windows see becomes class 0.
     mask: class indices uint8 [H, W].
     """
 
@@ -86,7 +88,7 @@ def segment(
             ahead.append(tile)
             yield from _cut(tile.image, windows)
 
-    stream = _in_batches(cut(), predict, batch_size)
+    stream = in_batches(cut(), predict, batch_size)
     for first in stream:
         tile = ahead.popleft()
         logits = itertools.chain([first], stream)
@@ -103,12 +105,12 @@ def class_maps(bands: Iterable[Band]) -> Iterator[tuple[Tile, np.ndarray]]:
 
 
 def blend(
-    logits: Iterator[np.ndarray], height: int, width: int, classes: int, windows: Windows
+    logits: Iterator[np.ndarray | None], height: int, width: int, classes: int, windows: Windows
 ) -> Iterator[np.ndarray]:
     """Means of overlapping windows' logits, float32 [h, W, C] bands that join to [H, W, C].
 
-    Takes from `logits` exactly the windows of one tile, row by row: each [size, size, C]. Holds
-    two buffers of [size, W, C] at most, whatever H is.
+    Takes from `logits` exactly the windows of one tile, row by row: each [size, size, C], or None
+    for zeros. Holds two buffers of [size, W, C] at most, whatever H is.
     """
     size = windows.size
     tops, lefts = windows.starts(height), windows.starts(width)
@@ -119,6 +121,8 @@ def blend(
     for top, following in zip(tops, [*tops[1:], height], strict=True):
         for left in lefts:
             window = next(logits)
+            if window is None:
+                continue
             if window.shape != (size, size, classes):
                 raise UserError(
                     f"the model gives {window.shape} scores a window, "
@@ -140,25 +144,43 @@ def _coverage(starts: list[int], size: int, length: int) -> np.ndarray:
     return counts
 
 
-def _cut(image: np.ndarray, windows: Windows) -> Iterator[np.ndarray]:
-    """Windows uint8 [size, size, 3], row by row."""
+def _cut(image: np.ndarray, windows: Windows) -> Iterator[np.ndarray | None]:
+    """Windows uint8 [size, size, 3] or None, row by row."""
     height, width = image.shape[:2]
     size = windows.size
     for top, left in itertools.product(windows.starts(height), windows.starts(width)):
-        window = np.asarray(image[top : top + size, left : left + size])
-        missing = [(0, size - length) for length in window.shape[:2]]
-        yield np.pad(window, [*missing, (0, 0)], mode="reflect")
+        window = image[top : top + size, left : left + size]
+        if window is not None:
+            missing = [(0, size - length) for length in window.shape[:2]]
+            window = np.pad(window, [*missing, (0, 0)], mode="reflect")
+        yield window
 
 
-def _in_batches(
-    windows: Iterator[np.ndarray], predict: Predict, batch_size: int
-) -> Iterator[np.ndarray]:
-    """Logits of each window, float32 [size, size, C].
+def in_batches(
+    windows: Iterator[np.ndarray | None], predict: Predict, batch_size: int
+) -> Iterator[Any]:
+    """What `predict` gives for each window, numpy arrays in its own structure; None for None.
 
-    A batch is handed to the device before the logits of the one before it are fetched, so that
-    the device computes while the host blends.
+    Only whole batches go to `predict`, the last one filled up. A batch is handed to the device
+    before the results of the one before it are fetched, so that both work at once.
     """
-    running = collections.deque()  # (logits on the device, how many are real)
+    wanted = collections.deque()  # for every window taken so far, whether it goes to `predict`
+
+    def present() -> Iterator[np.ndarray]:
+        for window in windows:
+            wanted.append(window is not None)
+            if window is not None:
+                yield window
+
+    for result in _predicted(present(), predict, batch_size):
+        while not wanted.popleft():
+            yield None
+        yield result
+    yield from itertools.repeat(None, len(wanted))
+
+
+def _predicted(windows: Iterator[np.ndarray], predict: Predict, batch_size: int) -> Iterator[Any]:
+    running = collections.deque()  # (results on the device, how many are real)
     while chunk := list(itertools.islice(windows, batch_size)):
         filled = chunk + chunk[-1:] * (batch_size - len(chunk))
         running.append((predict(np.stack(filled)), len(chunk)))
@@ -168,5 +190,7 @@ def _in_batches(
         yield from _fetch(*running.popleft())
 
 
-def _fetch(logits: Any, count: int) -> np.ndarray:
-    return np.asarray(logits, np.float32)[:count]
+def _fetch(results: Any, count: int) -> Iterator[Any]:
+    fetched = jax.tree.map(np.asarray, results)
+    for i in range(count):
+        yield jax.tree.map(lambda x: x[i], fetched)  # noqa: B023 - used at once
