@@ -9,7 +9,9 @@ from rsfm_jax.boxes.geometry import canonical
 from rsfm_jax.evaluation.sliding_windows import Windows
 from rsfm_jax.models.roi_head import Detections
 from rsfm_jax.scenes.detection import Detector
+from rsfm_jax.scenes.raster import Reading
 
+PLAIN = Reading()
 SLOTS = 64  # detections a tile
 NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)  # half a metre a pixel
 

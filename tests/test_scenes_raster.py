@@ -15,12 +15,12 @@ REAL = Path(__file__).parents[2] / "shared/data/real/geotiff"
 RAMP = np.arange(64 * 64 * 4).reshape(64, 64, 4)
 
 
-def read(path, reading=Reading()):
+def read(path, reading=painted.PLAIN):
     with Scene(path, path.name, reading) as scene:
         return scene.read(*(slice(0, length) for length in scene.shape))
 
 
-def refusal(path, reading=Reading()):
+def refusal(path, reading=painted.PLAIN):
     with pytest.raises(UserError) as error:
         read(path, reading)
     assert "\n" not in str(error.value)

@@ -33,7 +33,7 @@ def segmenter(size, stride):
     return Segmenter(predict, NAMES, COLOURS, (124, 116, 104), 2, Windows(size, stride))
 
 
-def run(path, model, reading=Reading()):
+def run(path, model, reading=painted.PLAIN):
     """The class map [H, W], 255 where nothing was given; every pixel at most once from data."""
     ticks = []
     with Scene(path, path.name, reading) as scene:
