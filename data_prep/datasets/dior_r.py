@@ -10,11 +10,9 @@ import tensorflow_datasets as tfds
 from data_prep import features
 from data_prep.dataset import Converted, Dataset, Index, Item
 from data_prep.images import lossless, read_bytes, read_rgb
+from rsfm_jax.data.downloads import dior_entries, dior_list
 from rsfm_jax.data.formats import Report, dior
 from rsfm_jax.data.formats.windows import area_inside
-
-_ANNOTATIONS = "Annotations/Oriented Bounding Boxes"
-_IMAGES = ("JPEGImages-trainval", "JPEGImages-test", "JPEGImages")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,24 +30,16 @@ class DiorR(Dataset):
         return features.detection(dior.CLASSES)
 
     def index(self, hashes: Callable[[list[str]], list[str]], bad: Report) -> Index:
-        places = {
-            file.stem: f"{folder}/{file.name}"
-            for folder in _IMAGES
-            for file in self.path(folder).glob("*.jpg")
-        }
+        root = Path(self.source)
         splits = {}
         for split in ("train", "val", "test"):
-            listed = self.path(f"ImageSets/Main/{split}.txt")
-            if not listed.exists():
-                bad(f"{listed}: missing, it lists the images of the split")
+            if not dior_list(root, split).exists():
+                bad(f"{dior_list(root, split)}: missing, it lists the images of the split")
                 continue
-            splits[split] = []
-            for number, name in enumerate(_words(listed), 1):
-                if name in places:
-                    files = (places[name], f"{_ANNOTATIONS}/{name}.xml")
-                    splits[split].append(Item(name, files))
-                else:
-                    bad(f"{listed}:{number}: no image {name}.jpg in {', '.join(_IMAGES)}")
+            splits[split] = [
+                Item(name, tuple(file.relative_to(root).as_posix() for file in files))
+                for name, *files in dior_entries(root, split, bad)
+            ]
         return Index(splits)
 
     def convert(self, item: Item, bad: Report) -> Converted:
@@ -65,7 +55,3 @@ class DiorR(Dataset):
             "truncated": (inside < 1 - 1e-6).astype(np.uint8),
         }
         return Converted([example], len(objects.labels))
-
-
-def _words(path: Path) -> list[str]:
-    return read_bytes(path).decode("utf-8", "replace").split()

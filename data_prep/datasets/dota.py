@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 from data_prep import features
 from data_prep.dataset import Converted, Dataset, Index, Item, option
 from data_prep.images import encode_jpeg, read_bytes, read_rgb
+from rsfm_jax.data.downloads import dota_entries
 from rsfm_jax.data.formats import Objects, Report, dota
 from rsfm_jax.data.formats.windows import area_inside, window_starts
-from rsfm_jax.data.sources import IMAGE_ENDINGS
 
 PATCH = 1024  # pixels a side
 # Resize factors and the overlap of neighbouring patches (mmrotate split configs).
@@ -80,38 +80,16 @@ class Dota(Dataset):
         return Converted(_patches(item.id, pixels, objects, scales, gap), len(objects.labels))
 
     def _items(self, split: str, bad: Report) -> list[Item]:
-        """Images of both downloads, the newer one's where both have a name, with their labels."""
-        images: dict[str, str] = {}
-        for root in filter(None, (self.v1_source, self.source)):
-            images |= {Path(file).stem: file for file in self._list(root, Path(split, "images"))}
-        labels: dict[str, str] = {}
-        for folder in self._label_folders(split):
-            for file in folder:
-                labels.setdefault(Path(file).stem, file)
+        """Images of both downloads with their labels; only test images may go without."""
+        roots = [Path(root) for root in (self.source, self.v1_source) if root]
         items = []
-        for name, image in sorted(images.items()):
-            if name in labels:
-                items.append(Item(name, (image, labels[name])))
-            elif split == "test":
-                items.append(Item(name, (image,)))
+        for name, *files in dota_entries(roots, split, self.version):
+            if files[1] is None and split != "test":
+                bad(f"{files[0]}: no label file {name}.txt for v{self.version}")
             else:
-                bad(f"{self.path(image)}: no label file {name}.txt for v{self.version}")
+                places = (os.path.relpath(file, self.source) for file in files if file)
+                items.append(Item(name, tuple(Path(place).as_posix() for place in places)))
         return items
-
-    def _label_folders(self, split: str) -> Iterator[list[str]]:
-        """Files of the folders that the releases keep labels of this version in, best first."""
-        own = f"labelTxt-v{self.version}"
-        for root in filter(None, (self.source, self.v1_source)):
-            for folder in ("OBB", f"DOTA-v{self.version}_{split}", ""):
-                yield self._list(root, Path(split, own, folder), (".txt",))
-        # Without a version in its name the folder is that of the download given as source.
-        yield self._list(self.source, Path(split, "labelTxt"), (".txt",))
-
-    def _list(self, root: str, folder: Path, endings: tuple[str, ...] = IMAGE_ENDINGS) -> list[str]:
-        """Files of one folder, relative to the source folder; none where it does not exist."""
-        place = Path(os.path.relpath(root, self.source)) / folder
-        names = sorted(os.listdir(self.path(place))) if self.path(place).is_dir() else []
-        return [(place / name).as_posix() for name in names if name.lower().endswith(endings)]
 
 
 def _patches(
