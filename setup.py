@@ -47,6 +47,7 @@ setup(
         "einops>=0.8,<1",
         "numpy>=2",
         "pillow>=11",
+        "safetensors>=0.5",
         "simplejpeg>=1.8",
         "opencv-python-headless>=5",
         "scikit-learn>=1.6",
@@ -69,6 +70,8 @@ setup(
             # Truths that nobody here wrote, at the versions compared with.
             "torch==2.13.0",
             "transformers>=5.23,<6",
+            "timm==1.0.31",
+            "torchvision==0.28.0",  # timm imports it; this one asks for the torch above
         ],
     },
 )

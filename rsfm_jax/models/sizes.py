@@ -44,6 +44,9 @@ SIZES = {
     "vit_l12x4": ViTSize(width=1024, depth=12, num_heads=16, mlp_dim=4096, num_branches=4),
     "vit_h12x4": ViTSize(width=1536, depth=12, num_heads=16, mlp_dim=6144, num_branches=4),
     "vit_g12x4": ViTSize(width=2048, depth=12, num_heads=16, mlp_dim=8192, num_branches=4),
+    # MAE's two other sizes, for imported weights.
+    "vit_l24x1": ViTSize(width=1024, depth=24, num_heads=16, mlp_dim=4096),
+    "vit_h32x1": ViTSize(width=1280, depth=32, num_heads=16, mlp_dim=5120),
     # Ours, for a laptop, a notebook and the tests.
     "vit_s12x1": ViTSize(width=384, depth=12, num_heads=6, mlp_dim=1536),
     "vit_ti12x1": ViTSize(width=192, depth=12, num_heads=3, mlp_dim=768),

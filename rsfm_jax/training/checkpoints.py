@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from rsfm_jax.errors import UserError
@@ -62,6 +63,11 @@ class Checkpoints:
         step = self.latest_step()
         folder = Path(self._checkpointer.directory) / str(step)
         refuse_other_run(folder, metadata)
+        if "training" not in ocp.checkpointables_metadata(folder).metadata:
+            raise UserError(
+                f"{folder} holds weights alone: start from it with config.init_from, in another "
+                "--workdir"
+            )
         parts = self._checkpointer.load_checkpointables(step, _split(abstract_state))
         rest = parts.pop("training")
         return rest.replace(**parts)
@@ -89,6 +95,29 @@ def load_variables(folder: Path, abstract_state: TrainState) -> Variables:
         wanted["batch_stats"] = abstract_state.batch_stats
     parts = ocp.load_checkpointables(folder, wanted)
     return join_variables(parts[name], parts.get("batch_stats", {}))
+
+
+def save_weights(folder: Path, variables: Variables, metadata: dict[str, Any]) -> None:
+    """Writes weights without a training state as step 0, for `config.init_from` to take.
+
+    Args:
+      folder: the work folder's `checkpoints`.
+      variables: numpy or JAX arrays: `params` and, where there are any, `batch_stats`.
+      metadata: as for `Checkpoints.save`.
+    """
+    ocp.save_checkpointables(folder.absolute() / "0", variables, custom_metadata=metadata)
+
+
+def read_weights(folder: Path) -> Variables:
+    """What `load_variables` loads, as numpy arrays and whatever the model is."""
+    item, held = weights_item(folder), ocp.checkpointables_metadata(folder).metadata
+    names = {"params": item} | {name: name for name in ("batch_stats",) if name in held}
+    wanted = {
+        name: jax.tree.map(lambda x: np.empty(x.shape, x.dtype), held[name])
+        for name in names.values()
+    }
+    loaded = ocp.load_checkpointables(folder, wanted)
+    return {name: loaded[item] for name, item in names.items()}
 
 
 def weights_item(folder: Path) -> str:
