@@ -20,7 +20,7 @@ from rsfm_jax.scenes.raster import Reading, Scene  # noqa: E402
 
 def run(path, detector, reading=painted.PLAIN, min_score=0.0):
     with Scene(path, path.name, reading) as scene:
-        return join(list(detect(scene, detector, min_score, lambda: None)))
+        return join([found for _, found in detect([scene], detector, min_score, lambda: None)])
 
 
 def same(a, b):

@@ -93,7 +93,7 @@ class FolderSource:
 
     def __init__(self, folder: Path, split: str = "train"):
         self.folder = _split_folder(folder, split)
-        self._files = _image_files(self.folder)
+        self._files = image_files(self.folder)
         if not self._files:
             raise UserError(
                 f"no images in {self.folder}: looked for files ending in " + " ".join(IMAGE_ENDINGS)
@@ -258,7 +258,7 @@ def _split_folder(folder: Path, split: str) -> Path:
     return folder / split if splits else folder
 
 
-def _image_files(folder: Path) -> list[str]:
+def image_files(folder: Path) -> list[str]:
     """Relative paths with forward slashes, sorted."""
     files = []
     for parent, subfolders, names in os.walk(folder, followlinks=True):

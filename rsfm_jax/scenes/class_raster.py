@@ -1,7 +1,8 @@
 """Class maps as cloud-optimised GeoTIFFs: tiled, compressed, with overviews, names and colours."""
 
 import json
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,17 @@ import rasterio
 import rasterio.shutil
 from rasterio.windows import Window
 
-from rsfm_jax.files import write_atomically
+from rsfm_jax.files import write_atomically, write_zip
 from rsfm_jax.scenes.raster import Scene
 from rsfm_jax.scenes.segmentation import NODATA, Segmenter
 
 BLOCK = 512  # pixels a side
 
 
-def write_class_raster(
-    path: Path,
-    scene: Scene,
-    segmenter: Segmenter,
-    parts: Iterable[tuple[slice, slice, np.ndarray]],
-) -> None:
+Parts = Iterable[tuple[slice, slice, np.ndarray]]  # (rows, columns, classes uint8 [h, w])
+
+
+def write_class_raster(path: Path, scene: Scene, segmenter: Segmenter, parts: Parts) -> None:
     """Writes the parts of a class map, with the scene's georeference, as one uint8 band.
 
     Values are class indices, 255 is no data. Colours are the colour table; names are the tags
@@ -46,6 +45,22 @@ def write_class_raster(
             plain.unlink(missing_ok=True)
 
     write_atomically(path, write)
+
+
+def write_class_rasters(
+    path: Path, maps: Iterable[tuple[Scene, Parts]], segmenter: Segmenter
+) -> None:
+    """Writes a zip of the class maps of several scenes, named as their images, ending in .tif."""
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            for scene, parts in maps:
+                raster = Path(folder, Path(scene.name).stem + ".tif")
+                write_class_raster(raster, scene, segmenter, parts)
+                yield raster.name, raster.read_bytes()
+                raster.unlink()
+
+    write_zip(path, members())
 
 
 def _create(path: Path, scene: Scene, segmenter: Segmenter) -> rasterio.io.DatasetWriter:

@@ -7,7 +7,7 @@ overlap are found as if the scene were one tile; of longer ones several parts ma
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -41,47 +41,57 @@ class Detector:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Tile:
-    top: int
-    left: int
-    inner: np.ndarray  # [4] bool: whether the scene goes on at its left, top, right, bottom
+    scene: Scene
+    rows: slice
+    columns: slice
     valid: np.ndarray  # [h, w] bool
+
+    @property
+    def inner(self) -> np.ndarray:
+        """Whether the scene goes on at its left, top, right, bottom: [4] bool."""
+        height, width = self.scene.shape
+        beyond = self.columns.stop < width, self.rows.stop < height
+        return np.array([self.columns.start > 0, self.rows.start > 0, *beyond])
 
 
 def detect(
-    scene: Scene, detector: Detector, min_score: float, tick: Callable[[], object]
-) -> Iterator[Found]:
-    """Merged detections of a scene in bands from top to bottom.
+    scenes: Iterable[Scene], detector: Detector, min_score: float, tick: Callable[[], object]
+) -> Iterator[tuple[Scene, Found]]:
+    """Merged detections of scenes, one after the other, each in bands from top to bottom.
 
     Holds the detections of about two rows of tiles and two batches of pixels, whatever the size
-    of the scene. Detections centred on what is no data are dropped.
+    of a scene. A batch runs on into the next scene. Detections centred on what is no data are
+    dropped.
 
     Args:
-      scene: is read tile by tile; tiles without data are not predicted.
+      scenes: read tile by tile; tiles without data are not predicted.
       detector: the network.
       min_score: detections below it are dropped.
-      tick: called for every one of `places`.
+      tick: called for every one of each scene's `places`.
     """
     ahead: collections.deque[_Tile] = collections.deque()
 
     def cut() -> Iterator[np.ndarray]:
-        for rows, columns in places(scene, detector.windows):
-            tick()
-            pixels, valid = scene.read(rows, columns)
-            if valid.any():
-                edges = [columns.start > 0, rows.start > 0]
-                edges += [columns.stop < scene.shape[1], rows.stop < scene.shape[0]]
-                ahead.append(_Tile(rows.start, columns.start, np.array(edges), valid))
-                yield _filled(pixels, valid, detector)
+        for scene in scenes:
+            for rows, columns in places(scene, detector.windows):
+                tick()
+                pixels, valid = scene.read(rows, columns)
+                if valid.any():
+                    ahead.append(_Tile(scene, rows, columns, valid))
+                    yield _filled(pixels, valid, detector)
 
     size, stride = detector.windows
-    merger, top = Merger(NMS_THRESHOLD), 0
+    merger, last = Merger(NMS_THRESHOLD), None
     for result in in_batches(cut(), detector.predict, detector.batch_size):
         tile = ahead.popleft()
-        if tile.top > top:
-            top = tile.top
-            yield merger.finish(top - (size - stride))
+        if last and tile.scene is not last.scene:
+            yield last.scene, merger.finish(np.inf)
+        elif last and tile.rows.start > last.rows.start:
+            yield last.scene, merger.finish(tile.rows.start - (size - stride))
         merger.add(_in_scene(result, tile, size, size - stride, min_score))
-    yield merger.finish(np.inf)
+        last = tile
+    if last:
+        yield last.scene, merger.finish(np.inf)
 
 
 def places(scene: Scene, windows: Windows) -> list[tuple[slice, slice]]:
@@ -112,7 +122,7 @@ def _in_scene(result: Detections, tile: _Tile, size: int, overlap: int, min_scor
     keep &= (x >= 0) & (y >= 0) & (x < width) & (y < height)
     keep &= tile.valid[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
     keep &= ~_left_to_neighbour(boxes, tile.inner, size, overlap)
-    shifted = boxes[keep] + [tile.left, tile.top, 0, 0, 0]
+    shifted = boxes[keep] + [tile.columns.start, tile.rows.start, 0, 0, 0]
     return Found(shifted, np.asarray(result.scores)[keep], np.asarray(result.classes)[keep])
 
 

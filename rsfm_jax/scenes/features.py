@@ -41,6 +41,8 @@ VECTOR_DRIVERS = {
     ".geojson": ("GeoJSON", {"RFC7946": "YES"}),
 }
 
+VECTOR_ENDINGS = (*VECTOR_DRIVERS, ".parquet")
+
 Bands = Iterable[tuple[Scene, Found]]
 
 

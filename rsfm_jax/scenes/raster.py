@@ -5,6 +5,7 @@ and blocks that a sparse file does not store.
 """
 
 import dataclasses
+import functools
 import warnings
 from pathlib import Path
 
@@ -61,13 +62,13 @@ class Scene:
         except RasterioError as error:
             raise UserError(f"{path}: not a raster that can be read: {_line(error)}") from error
         self.shape = self.source.shape
-        self._nodata = reading.nodata
+        self._reading = reading
         self._palette = self._read_palette()
         self.bands = self._choose_bands(reading.bands)
         self._blocks = self._stored_blocks()
         flags = (self.source.mask_flag_enums[band - 1] for band in self.bands)
         self._masked = any(MaskFlags.all_valid not in flag for flag in flags)
-        self.stretch = self._choose_stretch(reading.stretch)  # (low, high), [bands] each, or None
+        self._check_types()
 
     def __enter__(self) -> "Scene":
         return self
@@ -106,8 +107,8 @@ class Scene:
         if self._masked:
             masks = self._read(self.source.read_masks, rows, columns)
             valid &= (masks > 0).any(0)
-        if self._nodata is not None:
-            valid &= (values != self._nodata).any(0)
+        if self._reading.nodata is not None:
+            valid &= (values != self._reading.nodata).any(0)
         if self._blocks is not None:
             high, wide = self.source.block_shapes[0]
             y, x = (np.arange(part.start, part.stop) for part in (rows, columns))
@@ -166,21 +167,23 @@ class Scene:
                 stored[y, x] = offset is not None
         return None if stored.all() else stored
 
-    def _choose_stretch(self, asked) -> tuple[np.ndarray, np.ndarray] | None:
+    def _check_types(self) -> None:
         dtypes = {self.source.dtypes[band - 1] for band in self.bands}
         if any(dtype.startswith("complex") for dtype in dtypes):
             raise UserError(f"{self.path} holds complex numbers: give amplitudes")
-        if asked is None:
-            if dtypes != {"uint8"}:
-                raise UserError(
-                    f"{self.path} holds {', '.join(sorted(dtypes))} values: say which become black "
-                    "and white, --stretch=LOW,HIGH (such as 0,10000), or --stretch=percentiles"
-                )
-            return None
+        if self._reading.stretch is None and dtypes != {"uint8"}:
+            raise UserError(
+                f"{self.path} holds {', '.join(sorted(dtypes))} values: say which become black "
+                "and white, --stretch=LOW,HIGH (such as 0,10000), or --stretch=percentiles"
+            )
+
+    @functools.cached_property
+    def stretch(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of each band, the values shown as 0 and as 255; None for 8-bit values as they are."""
+        asked = self._reading.stretch
         if asked == "percentiles":
             return self._percentiles()
-        low, high = asked
-        return np.full(len(self.bands), low), np.full(len(self.bands), high)
+        return asked and tuple(np.full(len(self.bands), limit) for limit in asked)
 
     def _percentiles(self) -> tuple[np.ndarray, np.ndarray]:
         """Of each band, over windows evenly spread over the blocks that the file stores."""
