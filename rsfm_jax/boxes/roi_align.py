@@ -13,13 +13,16 @@ from rsfm_jax.boxes.geometry import is_valid
 
 OUTPUT = 7  # cells along each side of a region
 SAMPLES = 2  # samples along each side of a cell (mmrotate sample_num=2)
-FINEST = 56  # regions with sqrt(area) below twice this read the finest level
+FINEST = 14  # cells: regions with sqrt(area) below twice this read the finest level
 
 
-def pyramid_level(boxes, levels):
-    """Level 0 (finest) to `levels` - 1 of each region: [..., 5] -> [...] int32."""
+def pyramid_level(boxes, levels, finest_stride=4):
+    """Level 0 (finest) to `levels` - 1 of each region: [..., 5] -> [...] int32.
+
+    With the finest stride of 4 pixels level 1 starts at 112 pixels (mmrotate finest_scale=56).
+    """
     scale = jnp.sqrt(boxes[..., 2] * boxes[..., 3])
-    level = jnp.floor(jnp.log2(scale / FINEST + 1e-6))
+    level = jnp.floor(jnp.log2(scale / (FINEST * finest_stride) + 1e-6))
     return jnp.clip(level, 0, levels - 1).astype(jnp.int32)
 
 
@@ -51,7 +54,7 @@ def _taps(rois, shapes, strides):
     """
     valid = is_valid(rois)
     rois = jnp.where(valid[..., None], rois, jnp.array([0, 0, 1, 1, 0], rois.dtype))
-    level = pyramid_level(rois, len(shapes))
+    level = pyramid_level(rois, len(shapes), strides[0])
     height, width = (jnp.array([shape[i] for shape in shapes])[level] for i in (0, 1))
     start = jnp.cumulative_sum(jnp.array([h * w for h, w in shapes]), include_initial=True)[level]
     x, y = _sample_points(rois, jnp.array(strides, rois.dtype)[level])  # [B, R, n, n]

@@ -43,7 +43,7 @@ def random_resized_crop(
       uint8 [size, size, 3].
     """
     top, left, height, width = draw_crop(*image.shape[:2], rng, scale, ratio)
-    return _resize(image[top : top + height, left : left + width], size)
+    return resize(image[top : top + height, left : left + width], (size, size))
 
 
 def draw_crop(
@@ -86,10 +86,14 @@ def resize_center_crop(image: np.ndarray, size: int, share: float = 1.0) -> np.n
     height, width = image.shape[:2]
     side = max(1, round(share * min(height, width)))
     top, left = (height - side) // 2, (width - side) // 2
-    return _resize(image[top : top + side, left : left + side], size)
+    return resize(image[top : top + side, left : left + side], (size, size))
 
 
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
-    shrinks = min(image.shape[:2]) >= size
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] resampled to `size`, (width, height) in pixels; itself at its own size."""
+    height, width = image.shape[:2]
+    if size == (width, height):
+        return image
+    shrinks = width >= size[0] and height >= size[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return cv2.resize(image, (size, size), interpolation=method)
+    return cv2.resize(image, size, interpolation=method)

@@ -1,7 +1,12 @@
 """Analytic FLOPs: matrix products only, 2 a multiply-add, no recompute."""
 
+from rsfm_jax.boxes.anchors import RATIOS
+from rsfm_jax.boxes.roi_align import OUTPUT
+from rsfm_jax.models.classifier import ClassifierConfig
 from rsfm_jax.models.mae import MAEConfig
+from rsfm_jax.models.oriented_rcnn import OrientedRCNN
 from rsfm_jax.models.sizes import ViTSize
+from rsfm_jax.models.upernet import POOL_BINS, UPerNet
 from rsfm_jax.models.vitdet import ViTDetConfig, global_blocks
 
 
@@ -41,6 +46,21 @@ def mae_training_flops(config: MAEConfig, image_size: int, channels: int = 3) ->
     return 3 * forward - embed
 
 
+def classifier_training_flops(
+    config: ClassifierConfig, image_size: int, channels: int = 3
+) -> int:
+    """Forward + backward FLOPs of one image; a probe's backward pass is the head's weights' alone.
+
+    The head's input needs no gradient there.
+    """
+    size, patch_size = config.encoder.size, config.encoder.patch_size
+    patches = (image_size // patch_size) ** 2
+    embed = 2 * patches * patch_size**2 * channels * size.width
+    encoder = embed + blocks_flops(size, patches + 1)
+    head = 2 * size.width * config.num_classes
+    return encoder + 2 * head if config.probe else 3 * (encoder + head) - embed
+
+
 def vitdet_training_flops(config: ViTDetConfig, channels: int = 3) -> int:
     """Forward + backward FLOPs of one image of the trained grid, without heads.
 
@@ -58,3 +78,55 @@ def vitdet_training_flops(config: ViTDetConfig, channels: int = 3) -> int:
         + (size.depth - whole) * attention_flops(size, tokens, config.window**2)
     )
     return 3 * forward - embed
+
+
+def oriented_rcnn_training_flops(model: OrientedRCNN, channels: int = 3) -> int:
+    """Forward + backward FLOPs of one image: backbone, pyramid and both stages' layers.
+
+    The second stage counts the sampled regions. Pooling, overlaps and suppression are no matrix
+    products.
+    """
+    backbone, width = model.backbone, model.backbone.encoder.size.width
+    rows, columns = backbone.grid
+    patch_size = backbone.encoder.patch_size
+    rpn, roi = model.rpn, model.roi
+
+    def cells(stride: int) -> int:
+        return -(-rows * patch_size // stride) * -(-columns * patch_size // stride)
+
+    p2, p3, p4, p5, _ = (cells(stride) for stride in rpn.strides)
+    half, quarter = width // 2, width // 4
+    upsampling = 4 * p4 * width * half + 4 * p3 * half * quarter + 4 * p4 * width * half
+    maps = zip((p2, p3, p4, p5), (quarter, half, width, width), strict=True)
+    smoothing = sum(size * (depth + 9 * model.channels) for size, depth in maps) * model.channels
+    outputs = len(RATIOS) * (1 + 6)
+    proposing = sum(map(cells, rpn.strides)) * model.channels * (9 * model.channels + outputs)
+    pooled = OUTPUT * OUTPUT * model.channels
+    region = (pooled + roi.hidden + roi.num_classes + 1 + 5) * roi.hidden
+    heads = 2 * (upsampling + smoothing + proposing + roi.samples * region)
+    return vitdet_training_flops(backbone, channels) + 3 * heads
+
+
+def upernet_training_flops(model: UPerNet, channels: int = 3) -> int:
+    """Forward + backward FLOPs of one image of the trained grid: backbone and convolutions.
+
+    Resizing and pooling are not counted.
+    """
+    width, features = model.backbone.encoder.size.width, model.channels
+    rows, columns = model.backbone.grid
+    pixels = [
+        *(rows * columns * scale**2 for scale in (4, 2, 1)),  # of the four maps, finest first
+        -(-rows // 2) * -(-columns // 2),
+    ]
+    upsampling = 2 * width * width * 4 * (pixels[2] + pixels[1] + pixels[2])
+    pooling = 2 * width * features * sum(bins**2 for bins in POOL_BINS)
+    pooled = width + len(POOL_BINS) * features
+    head = (
+        pooling
+        + 2 * 9 * pooled * features * pixels[3]
+        + sum(2 * (width + 9 * features) * features * count for count in pixels[:3])
+        + 2 * 9 * len(pixels) * features * features * pixels[0]
+        + 2 * features * model.num_classes * pixels[0]
+    )
+    auxiliary = 2 * (9 * width + model.num_classes) * model.auxiliary_channels * pixels[2]
+    return vitdet_training_flops(model.backbone, channels) + 3 * (upsampling + head + auxiliary)

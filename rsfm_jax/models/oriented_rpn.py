@@ -12,7 +12,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsfm_jax.boxes.anchors import RATIOS, STRIDES, grid_anchors, inside_image, level_sizes
+from rsfm_jax.boxes.anchors import (
+    RATIOS,
+    SCALE,
+    STRIDES,
+    grid_anchors,
+    inside_image,
+    level_sizes,
+)
 from rsfm_jax.boxes.assign import RPN_RULE, assign
 from rsfm_jax.boxes.coders import decode_midpoint, encode_midpoint
 from rsfm_jax.boxes.geometry import to_hbb
@@ -36,12 +43,14 @@ class RPNConfig:
 
     Attributes:
       strides: pixels a cell of each map, finest first.
+      anchor_scale: strides a side of an anchor.
       samples: anchors an image that train.
       proposals_per_level: boxes of each level that enter NMS.
       proposals: boxes an image, all levels together, that go to the second stage.
     """
 
     strides: tuple[int, ...] = STRIDES
+    anchor_scale: float = SCALE
     samples: int = 256
     proposals_per_level: int = 2000
     proposals: int = 2000
@@ -94,7 +103,7 @@ def propose(scores: AnchorScores, image_size: ImageSize, config: RPNConfig) -> j
     def look_up(x: jax.Array) -> jax.Array:  # NaN in the slots that small levels leave empty
         return x.at[index.ravel()].get(mode="fill", fill_value=jnp.nan)
 
-    anchors = grid_anchors(image_size, config.strides)
+    anchors = grid_anchors(image_size, config.strides, config.anchor_scale)
     boxes = decode_midpoint(look_up(anchors), look_up(scores.offsets))  # [L * K, 5]
     logits = look_up(scores.logits)
     levels = (to_hbb(boxes).reshape(*index.shape, 4), logits.reshape(index.shape))
@@ -118,7 +127,7 @@ def anchor_targets(
     key: jax.Array, truths: Truths, image_size: ImageSize, config: RPNConfig
 ) -> AnchorTargets:
     """Draws the anchors of one image that train and encodes their objects."""
-    anchors = grid_anchors(image_size, config.strides)
+    anchors = grid_anchors(image_size, config.strides, config.anchor_scale)
     boxes = jnp.where(truths.valid[:, None], truths.boxes, 0)
     assigned = assign(anchors, to_hbb(boxes), RPN_RULE, inside_image(anchors, image_size))
     samples = draw_samples(key, assigned.label, config.samples, POSITIVE_SHARE)

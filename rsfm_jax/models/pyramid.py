@@ -18,6 +18,11 @@ def scale_blocks(depth: int) -> tuple[int, ...]:
     return tuple(-(-depth * share // 6) - 1 for share in (2, 3, 4, 6))
 
 
+def pyramid_strides(patch_size: int) -> tuple[int, ...]:
+    """Pixels a cell of `SimpleFeaturePyramid`'s five maps; 4 to 64 for patches of 16."""
+    return (patch_size // 4, patch_size // 2, patch_size, 2 * patch_size, 4 * patch_size)
+
+
 class Upsample4(nn.Module):
     """Transposed convolution, layer norm, GELU, transposed convolution: four times the size."""
 
