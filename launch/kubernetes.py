@@ -19,8 +19,10 @@ from typing import Any
 
 import yaml
 
+from launch.command import EXIT_PREEMPTED, Parser, execute
+from rsfm_jax.errors import UserError
+
 PORT = 12321  # of process 0's coordinator
-PREEMPTED = 75  # launch/main.py: stopped by a signal after saving
 GRACE_SECONDS = 300  # to save in, after SIGTERM
 RETRIES = 6  # failures, not preemptions, that end the job
 
@@ -29,17 +31,17 @@ Manifest = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the manifests; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    return execute(lambda: _print(_parser().parse_args(arguments)))
+
+
+def _print(options: argparse.Namespace) -> None:
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?", options.name):
-        print(
-            f"error: --name={options.name}: up to 42 lower-case letters, digits and hyphens, "
-            "a letter first",
-            file=sys.stderr,
+        raise UserError(
+            f"--name={options.name}: up to 42 lower-case letters, digits and hyphens, a letter "
+            "first"
         )
-        return 2
     manifests = gpu_manifests(options) if options.kind == "gpu" else [tpu_manifest(options)]
     yaml.safe_dump_all(manifests, sys.stdout, sort_keys=False)
-    return 0
 
 
 def gpu_manifests(options: argparse.Namespace) -> list[Manifest]:
@@ -105,7 +107,7 @@ def tpu_manifest(options: argparse.Namespace) -> Manifest:
 
 def _job(pods: int, pod: Manifest, retries: int, on_preemption: str) -> Manifest:
     """An indexed Job; a preemption, unlike a failure, does what `on_preemption` says."""
-    saved = {"containerName": "train", "operator": "In", "values": [PREEMPTED]}
+    saved = {"containerName": "train", "operator": "In", "values": [EXIT_PREEMPTED]}
     lost = [{"type": "DisruptionTarget", "status": "True"}]
     return {
         "completionMode": "Indexed",
@@ -145,7 +147,7 @@ def _pod(options: argparse.Namespace, extra: list[str], devices: dict[str, int])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
