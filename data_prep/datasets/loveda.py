@@ -28,9 +28,7 @@ class LoveDa(Dataset):
         return features.segmentation(loveda.CLASSES, loveda.DOMAINS)
 
     def index(self, hashes: Callable[[list[str]], list[str]], bad: Report) -> Index:
-        return Index(
-            {name.lower(): list(self._items(name, bad)) for name in ("Train", "Val", "Test")}
-        )
+        return Index({split: list(self._items(split, bad)) for split in loveda.SPLITS})
 
     def convert(self, item: Item, bad: Report) -> Converted:
         data, pixels = read_rgb(self.path(item.files[0]))
@@ -53,15 +51,15 @@ class LoveDa(Dataset):
 
     def _items(self, split: str, bad: Report) -> Iterator[Item]:
         for number, domain in enumerate(loveda.DOMAINS):
-            folder = f"{split}/{domain}"
-            names = sorted(path.name for path in self.path(f"{folder}/images_png").glob("*.png"))
+            images, masks = loveda.folders(split, domain)
+            names = sorted(path.name for path in self.path(images).glob("*.png"))
             if not names:
-                bad(f"{self.path(folder)}: no images, expected {folder}/images_png/*.png")
+                bad(f"{self.path(images).parent}: no images, expected {images}/*.png")
             for name in names:
-                mask = f"{folder}/masks_png/{name}"
-                labelled = self.path(mask).exists()
-                if not labelled and split != "Test":
-                    bad(f"{self.path(mask)}: missing")
+                files = f"{images}/{name}", f"{masks}/{name}"
+                labelled = self.path(files[1]).exists()
+                if not labelled and split != "test":
+                    bad(f"{self.path(files[1])}: missing")
                     continue
-                files = (f"{folder}/images_png/{name}", mask)[: 1 + labelled]
-                yield Item(f"{split}/{domain}/{name.removesuffix('.png')}", files, number)
+                place = f"{loveda.SPLITS[split]}/{domain}/{name.removesuffix('.png')}"
+                yield Item(place, files[: 1 + labelled], number)

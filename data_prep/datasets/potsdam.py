@@ -15,13 +15,6 @@ from rsfm_jax.errors import UserError
 
 CROP = 512  # pixels a side, without overlap but for the last one, as mmsegmentation
 
-_FOLDERS = {
-    "RGB": "2_Ortho_RGB/top_potsdam_{tile}_RGB.tif",
-    "IRRG": "3_Ortho_IRRG/top_potsdam_{tile}_IRRG.tif",
-    "no_boundary": "5_Labels_all_noBoundary/top_potsdam_{tile}_label_noBoundary.tif",
-    "full": "5_Labels_all/top_potsdam_{tile}_label.tif",
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Potsdam(Dataset):
@@ -66,7 +59,7 @@ class Potsdam(Dataset):
 
     def _items(self, tiles: tuple[str, ...], bad: Report) -> Iterator[Item]:
         for tile in tiles:
-            files = tuple(_FOLDERS[key].format(tile=tile) for key in (self.bands, self.labels))
+            files = potsdam.files(tile, self.bands, self.labels)
             missing = [self.path(file) for file in files if not self.path(file).exists()]
             if missing:
                 bad(f"{missing[0]}: missing")

@@ -6,12 +6,18 @@ from rsfm_jax.data.formats import IGNORE, Report, stop
 
 CLASSES = ("background", "building", "road", "water", "barren", "forest", "agriculture")
 DOMAINS = ("Urban", "Rural")
+SPLITS = {"train": "Train", "val": "Val", "test": "Test"}  # by folder
 
 # Of the data set's authors, as in mmsegmentation.
 COLOURS = (
     *((255, 255, 255), (255, 0, 0), (255, 255, 0), (0, 0, 255)),
     *((159, 129, 183), (0, 255, 0), (255, 195, 128)),
 )
+
+
+def folders(split: str, domain: str) -> tuple[str, str]:
+    """Where the download keeps images and masks; those of `test` have no masks."""
+    return f"{SPLITS[split]}/{domain}/images_png", f"{SPLITS[split]}/{domain}/masks_png"
 
 
 def decode_mask(values: np.ndarray, where: str, bad: Report = stop) -> np.ndarray:

@@ -22,6 +22,25 @@ TEST_TILES = (
     *("5_13", "5_14", "5_15", "6_13", "6_14", "6_15", "7_13"),
 )
 
+RGB = "2_Ortho_RGB"
+_FILES = {
+    "RGB": RGB + "/top_potsdam_{tile}_RGB.tif",
+    "IRRG": "3_Ortho_IRRG/top_potsdam_{tile}_IRRG.tif",
+    "no_boundary": "5_Labels_all_noBoundary/top_potsdam_{tile}_label_noBoundary.tif",
+    "full": "5_Labels_all/top_potsdam_{tile}_label.tif",
+}
+
+
+def files(tile: str, bands: str, labels: str) -> tuple[str, str]:
+    """Where the download keeps a tile's image and labels.
+
+    Args:
+      tile: such as 2_10.
+      bands: RGB or IRRG.
+      labels: no_boundary or full.
+    """
+    return _FILES[bands].format(tile=tile), _FILES[labels].format(tile=tile)
+
 
 def _lookup() -> np.ndarray:
     """Class by colour code (4, 2, 1 for red, green, blue); -1 where no class has the colour."""
