@@ -30,4 +30,6 @@ def get_config(size: str = "vit_b12x1") -> ConfigDict:
     config.checkpoint.every_steps = IMAGES // config.batch_size
     config.eval.every_steps = 4 * (IMAGES // config.batch_size)
     config.eval.split = "test"
+    config.eval.protocol = "dior_r"
+    config.eval.tile_overlap = 0
     return config

@@ -53,4 +53,10 @@ def get_config(size: str) -> ConfigDict:
     config.data.horizontal_flip = 0.5  # both: each of none, h, v, diagonal 0.25 [MTP]
     config.data.vertical_flip = 0.5
     config.data.quarter_turn = 0.0  # 0.5 in [RVSA]
+
+    config.eval.protocol = "dota_v2"  # dota_v1, dota_v1_5, dota_v2 or dior_r
+    config.eval.tile_overlap = 200  # pixels of neighbouring tiles, of data.image_size [mmrotate]
+    config.eval.scales = (1.0,)  # factors that images are resized by, all merged [MTP]
+    config.eval.min_score_shown = 0.3  # of what pictures show
+    config.eval.batch_size = 8
     return config

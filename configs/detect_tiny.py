@@ -51,5 +51,6 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_steps = 500
     config.eval.every_steps = 500
     config.eval.source = "synthetic:64"
+    config.eval.tile_overlap = 0
     config.eval.batch_size = 8
     return config

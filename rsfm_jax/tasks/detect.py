@@ -1,5 +1,6 @@
 """Rotated object detection: Oriented R-CNN on a pretrained encoder."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rsfm_jax.models.oriented_rpn import RPNConfig
 from rsfm_jax.models.pyramid import pyramid_strides
 from rsfm_jax.models.roi_head import Detections, RoIConfig
 from rsfm_jax.sharding.rules import replicated
-from rsfm_jax.tasks import encoder
+from rsfm_jax.tasks import detect_evaluation, encoder
 from rsfm_jax.training.state import Batch, Metrics, Variables
 from rsfm_jax.training.validate import (
     AT_LEAST_1,
@@ -30,7 +31,6 @@ from rsfm_jax.training.validate import (
     POSITIVE,
     RATE,
     SHARE,
-    TEXT,
     Rule,
     check_values,
 )
@@ -44,6 +44,7 @@ CLASS_NAMES: Rule = (
 RULES = (
     encoder.RULES
     | encoder.VITDET_RULES
+    | detect_evaluation.RULES
     | {
         "model.channels": AT_LEAST_1,
         "model.anchor_scale": POSITIVE,
@@ -69,9 +70,6 @@ RULES = (
         "data.horizontal_flip": SHARE,
         "data.vertical_flip": SHARE,
         "data.quarter_turn": SHARE,
-        "eval.source": TEXT,
-        "eval.split": TEXT,
-        "eval.batch_size": AT_LEAST_1,
     }
 )
 
@@ -124,6 +122,7 @@ class Detect:
         self.transform = self._transform()
         self.flops_per_image = oriented_rcnn_training_flops(self.model)
         self.contract = encoder.image_contract(config) | {"classes": list(self.class_names)}
+        self._whole_images = detect_evaluation.WholeImages(config, mesh)
         self._predict = jax.jit(self._detections, out_shardings=replicated(mesh))
 
     def init(self, rng: jax.Array) -> Variables:
@@ -187,8 +186,8 @@ class Detect:
         )
 
     def evaluate(self, variables: Variables, step: int, workdir: Path) -> dict[str, float]:
-        """Average precisions on `config.eval.source`."""
-        raise NotImplementedError
+        """Average precisions on the whole images of `config.eval.source`."""
+        return self._whole_images(partial(self.predict, variables), workdir)
 
     def _detections(self, variables: Variables, images: jax.Array) -> Detections:
         data = self.config.data
