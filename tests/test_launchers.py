@@ -127,3 +127,10 @@ def test_the_tpu_jobset_holds_a_valid_job(capsys):
 def test_a_name_that_kubernetes_would_refuse_is_one_line(name, capsys):
     assert kubernetes.main([*GPU, f"--name={name}", "--", "--config=x"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_documented_study_job_is_valid():
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    blocks = (ROOT / "docs" / "study.md").read_text().split("```")[1::2]
+    (job,) = (yaml.safe_load(block) for block in blocks if block.startswith("\napiVersion"))
+    kubernetes_validate.validate(job, "1.31", strict=True)
