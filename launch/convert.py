@@ -22,7 +22,7 @@ EXIT_BAD_INPUT = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # in float32: no work for an accelerator
+    os.environ["JAX_PLATFORMS"] = "cpu"  # whose float32 products are exact enough to compare
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -59,7 +59,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _pretraining_metadata(source) -> dict:
-    """Config and contract as of a pretraining run that ended with the source's weights."""
+    """Config and contract as of a pretraining run with the source's weights, and the source."""
     from configs import mae_recipe
     from rsfm_jax.tasks.encoder import image_contract
 
@@ -73,7 +73,12 @@ def _pretraining_metadata(source) -> dict:
         config.model.decoder_heads = decoder.num_heads
     config.model.decoder_class_token = True
     config.model.normalize_targets = source.normalize_targets
-    return {"config": json.loads(config.to_json()), "contract": image_contract(config)}
+    config.data.source = ""  # the file does not say what it was trained on
+    return {
+        "config": json.loads(config.to_json()),
+        "contract": image_contract(config),
+        "imported_from": source.file.name,
+    }
 
 
 def _export(options: argparse.Namespace) -> None:

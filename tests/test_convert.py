@@ -78,6 +78,7 @@ def test_timm_in_and_out_again(tmp_path, capsys):
     assert run("export", f"--checkpoint={tmp_path / 'in'}", f"--output={folder}") == 0
     assert "ours against timm" in capsys.readouterr().out
     again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert "imported from vit.safetensors" in (folder / "README.md").read_text()
     assert again.default_cfg["mean"] == metadata["contract"]["mean"]
     state = model.state_dict()
     for name, tensor in again.state_dict().items():
@@ -159,10 +160,11 @@ def test_parallel_models_round_trip(tmp_path, capsys):
         checkpoints.save(state.replace(average=average), 7, metadata)
     folder = tmp_path / "out"
     assert run("export", f"--checkpoint={tmp_path / 'run'}", f"--output={folder}") == 0
-    assert "ours against torch, branch by branch" in capsys.readouterr().out
+    assert "ours against rsfm_jax's own torch ViT" in capsys.readouterr().out
     assert json.loads((folder / "input_contract.json").read_text()) == metadata["contract"]
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: rsfm_jax") and "4 parallel branches" in card
+    assert "task `pretrain` to step 7 on `synthetic:64`" in " ".join(card.split())
 
     # The third branch of the first block, cut by hand from our fused matrix.
     kernel = np.asarray(average["encoder"]["blocks"]["block0"]["attn"]["qkv_kernel"])

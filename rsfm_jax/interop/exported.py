@@ -30,7 +30,7 @@ class Exported:
     """The content of such a folder.
 
     Attributes:
-      metadata: `config` and `contract` of the run.
+      metadata: `config` and `contract` of the run, `imported_from` where weights are foreign.
       encoder: tensors of model.safetensors.
       heads: tensors of heads.safetensors; running statistics start with `batch_stats.`.
       where: a file, for messages.

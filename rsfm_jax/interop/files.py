@@ -81,4 +81,11 @@ def _read_torch(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def write_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
     """Writes safetensors atomically; `format: pt` as torch libraries ask for."""
     whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    write_atomically(file, lambda temporary: save_file(whole, temporary, {"format": "pt"}))
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(whole, temporary, {"format": "pt"})
+        temporary.chmod(mode)  # it makes files that only their owner reads
+
+    write_atomically(file, write)

@@ -70,7 +70,7 @@ def write_workdir(workdir: Path, variables: Variables, metadata: dict[str, Any])
     Args:
       workdir: may exist, but holds no checkpoints.
       variables: numpy arrays: `params` and, where there are any, `batch_stats`.
-      metadata: `config` and `contract`.
+      metadata: `config`, `contract` and, where weights are foreign, `imported_from`.
 
     Raises:
       UserError: the folder holds checkpoints.

@@ -1,6 +1,7 @@
 """The README.md of exported weights, with the YAML head that model hubs read."""
 
 import json
+from typing import Any
 
 from rsfm_jax.interop.exported import Exported
 
@@ -15,20 +16,23 @@ tags:
 ---
 # {size}, {task}
 
-Weights of `{size}` (arXiv 2304.05215: {width} wide, {depth} blocks of {branches} parallel \
-{branch_word}, {heads} heads and {mlp_dim} hidden units a branch, patches of {patch} pixels; \
-{parameters:,} numbers in `model.safetensors`), trained by rsfm_jax for the task `{task}` to step \
-{step:,} on `{data}`.
+The parallel vision transformer `{size}` of arXiv 2304.05215, {origin}.
+{width} wide, {depth} blocks of {branches}, {heads} heads and {mlp_dim} hidden units a branch,
+patches of {patch} pixels.
 
 ## Input
 
 {bands} in this order, {unit}. Scale to [0, 1], subtract the mean, divide by the deviation:
-{mean} and {std}. Position table for {pixels} x {pixels} pixels. The same, for programs, is in
-`input_contract.json`.
+
+    mean {mean}
+    std  {std}
+
+The position table is for {pixels} x {pixels} pixels. `input_contract.json` says the same to
+programs.
 
 ## Files
 
-- `model.safetensors`: the encoder, float32. {names}
+- `model.safetensors`: the encoder, {parameters:,} float32 numbers. {names}
 {heads_line}- `config.json`: the resolved config of the run, under `rsfm_jax`.
 
 ## Loading
@@ -46,8 +50,8 @@ In rsfm_jax: `python launch/convert.py import --source=THIS_FOLDER --workdir=DIR
 {check}
 ```
 
-The project that wrote this card states neither licence nor accuracy of these weights: add both,
-and what the training images allow.
+This card was written by a program, which knows neither licence nor accuracy of the weights, nor
+what the training images allow: add them before publishing.
 """
 TIMM_NAMES = "The names are those of timm's `VisionTransformer`."
 BRANCH_NAMES = (
@@ -105,14 +109,14 @@ def model_card(exported: Exported, step: int, check: str) -> str:
         size=config["model"]["size"],
         width=size.width,
         depth=size.depth,
-        branches=size.num_branches,
-        branch_word="branch" if size.num_branches == 1 else "branches",
+        branches="one branch"
+        if size.num_branches == 1
+        else f"{size.num_branches} parallel branches",
         heads=size.num_heads,
         mlp_dim=size.mlp_dim,
         patch=patch,
         parameters=sum(x.size for x in exported.encoder.values()),
-        step=step,
-        data=config["data"]["source"],
+        origin=_origin(exported.metadata, step),
         bands=", ".join(contract["bands"]),
         unit=contract["unit"],
         mean=json.dumps(contract["mean"]),
@@ -122,4 +126,15 @@ def model_card(exported: Exported, step: int, check: str) -> str:
         heads_line=heads.format(len(exported.heads)) if exported.heads else "",
         loading=loading,
         check=check,
+    )
+
+
+def _origin(metadata: dict[str, Any], step: int) -> str:
+    config = metadata["config"]
+    if "imported_from" in metadata:
+        return f"with weights imported from {metadata['imported_from']}"
+    start = f", from {config['init_from']}" if config.get("init_from") else ""
+    return (
+        f"trained by rsfm_jax for the task `{config['task']}` to step {step:,} on "
+        f"`{config['data']['source']}`{start}"
     )

@@ -82,7 +82,7 @@ def torch_features(
         image_size=images.shape[1],
     )
     model.load_state_dict(_torch(tensors))
-    return "torch, branch by branch", _run(model, images)
+    return "rsfm_jax's own torch ViT", _run(model, images)
 
 
 def vitmae_features(
