@@ -4,16 +4,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import PIL.Image
 import simplejpeg
 
 from rsfm_jax.data.decode import BadImage, decode_rgb
 from rsfm_jax.errors import UserError
 
 # Whole scenes are cut up here: MillionAID reaches 31,672 pixels a side, DOTA v2.0 29,200.
-# Pillow's own guard stops at a tenth of that, so ours replaces it in this process.
 MAX_PIXELS = 2**30
-PIL.Image.MAX_IMAGE_PIXELS = None
 
 QUALITY = 90  # of shrunk pretraining pictures
 

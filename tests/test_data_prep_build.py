@@ -11,9 +11,10 @@ import shapely
 import tensorflow_datasets as tfds
 
 from data_prep.__main__ import main
-from data_prep.datasets.dota import PADDING, resized_window
+from data_prep.datasets.dota import PADDING
 from rsfm_jax.data.decode import decode_rgb
 from rsfm_jax.data.formats import dior, dota, loveda, potsdam
+from rsfm_jax.data.formats.windows import resized_window
 from rsfm_jax.data.sources import open_source
 from rsfm_jax.data.synthetic import SCENE_KINDS, draw_scene
 from tests.data_prep_raw import build, raw_copy, raw_root, read
@@ -99,7 +100,7 @@ def test_window_equals_crop_of_the_whole_resized_image(scale):
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     whole = cv2.resize(pixels, (width, height), interpolation=how)
     for x, y in ((0, 0), (max(0, width - 1024), 333), (200, max(0, height - 1024))):
-        window = resized_window(pixels, scale, x, y, width, height)
+        window = resized_window(pixels, scale, x, y, 1024, PADDING)
         truth = np.full((1024, 1024, 3), PADDING, np.uint8)
         crop = whole[y : y + 1024, x : x + 1024]
         truth[: crop.shape[0], : crop.shape[1]] = crop

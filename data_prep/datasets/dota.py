@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -14,7 +13,12 @@ from data_prep.dataset import Converted, Dataset, Index, Item, option
 from data_prep.images import encode_jpeg, read_bytes, read_rgb
 from rsfm_jax.data.downloads import dota_entries
 from rsfm_jax.data.formats import Objects, Report, dota
-from rsfm_jax.data.formats.windows import area_inside, window_starts
+from rsfm_jax.data.formats.windows import (
+    area_inside,
+    resized_window,
+    scaled_shape,
+    window_starts,
+)
 
 PATCH = 1024  # pixels a side
 # Resize factors and the overlap of neighbouring patches (mmrotate split configs).
@@ -100,13 +104,13 @@ def _patches(
     An object goes to every patch that holds KEPT_SHARE of its area; it keeps its difficulty.
     """
     for scale in scales:
-        height, width = (max(1, int(length * scale)) for length in pixels.shape[:2])
+        height, width = scaled_shape(pixels, scale)
         polygons = objects.polygons * scale
         for y in window_starts(height, PATCH, PATCH - gap):
             for x in window_starts(width, PATCH, PATCH - gap):
                 share = area_inside(polygons, x, y, x + PATCH, y + PATCH)
                 kept = share >= KEPT_SHARE
-                window = resized_window(pixels, scale, x, y, width, height)
+                window = resized_window(pixels, scale, x, y, PATCH, PADDING)
                 yield {
                     "image": encode_jpeg(window, QUALITY),
                     "image_id": dota.patch_id(image_id, scale, x, y),
@@ -115,33 +119,3 @@ def _patches(
                     "difficult": objects.difficult[kept],
                     "truncated": (share[kept] < 1 - 1e-6).astype(np.uint8),
                 }
-
-
-def resized_window(
-    pixels: np.ndarray, scale: float, x: int, y: int, width: int, height: int
-) -> np.ndarray:
-    """Patch with its corner at (x, y) of the image resized by `scale` to width x height.
-
-    Only what the patch shows is resized: a gigapixel image at 1.5 would not fit into memory.
-    Half size averages areas, larger sizes interpolate with cubics as the DOTA devkit does.
-    """
-    out = np.array([min(PATCH, height - y), min(PATCH, width - x)])  # rows, columns in the image
-    if scale <= 1:
-        step = round(1 / scale)
-        rows, columns = out * step
-        part = pixels[y * step : y * step + rows, x * step : x * step + columns]
-        part = part if step == 1 else cv2.resize(part, out[::-1], interpolation=cv2.INTER_AREA)
-    else:
-        margin = 4  # more than the cubic looks at
-        x0, y0 = (max(0, int(start / scale) - margin) for start in (x, y))
-        y1, x1 = (int(end / scale) + margin for end in np.array([y, x]) + out)
-        # cv2 coordinates are pixel centres: target + 0.5 = (source + 0.5) * scale
-        shift = [0.5 * scale - 0.5 - start + scale * corner for start, corner in ((x, x0), (y, y0))]
-        matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-        part = cv2.warpAffine(
-            pixels[y0:y1, x0:x1], matrix, out[::-1].tolist(),
-            flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
-    patch = np.full((PATCH, PATCH, 3), PADDING, np.uint8)
-    patch[: out[0], : out[1]] = part
-    return patch

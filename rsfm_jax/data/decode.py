@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 
 # A quarter of a GiB of RGB, Pillow's own limit. Larger scenes are cut into tiles beforehand.
 MAX_PIXELS = 2**28 // 3
+Image.MAX_IMAGE_PIXELS = None  # every reader here has its own bound, some beyond Pillow's guard
 
 
 class BadImage(ValueError):
@@ -37,8 +38,7 @@ class BadImage(ValueError):
 def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Returns the image as uint8 [H, W, 3].
 
-    `max_pixels` bounds H * W and is checked from the header, before any pixel is decoded; what
-    Pillow reads is bounded by twice the default in any case.
+    `max_pixels` bounds H * W and is checked from the header, before any pixel is decoded.
 
     Raises:
       BadImage: truncated, undecodable, oversized, or of a pixel type without a known range.

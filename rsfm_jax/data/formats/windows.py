@@ -1,5 +1,6 @@
 """Cutting large images into windows, and which objects stay in a window."""
 
+import cv2
 import numpy as np
 
 from rsfm_jax.data.formats import polygon_area
@@ -13,6 +14,47 @@ def window_starts(length: int, size: int, stride: int) -> list[int]:
     """
     last = max(length - size, 0)
     return [*range(0, last, stride), last]
+
+
+def scaled_shape(pixels: np.ndarray, scale: float) -> tuple[int, int]:
+    """Height and width of an image [H, W, ...] resized by `scale`, rounded down, at least 1."""
+    height, width = (max(1, int(length * scale)) for length in pixels.shape[:2])
+    return height, width
+
+
+def resized_window(
+    pixels: np.ndarray, scale: float, x: int, y: int, size: int, fill: tuple[int, int, int]
+) -> np.ndarray:
+    """Square window with its corner at (x, y) of an image uint8 [H, W, 3] resized by `scale`.
+
+    Only what the window shows is resized: a gigapixel image at 1.5 would not fit into memory.
+    One n-th of the size averages areas, larger sizes interpolate with cubics as the DOTA devkit
+    does; other scales below 1 are not for this function.
+
+    Returns:
+      uint8 [size, size, 3], `fill` where it sticks out of the resized image.
+    """
+    height, width = scaled_shape(pixels, scale)
+    out = np.array([min(size, height - y), min(size, width - x)])  # rows, columns in the image
+    if scale <= 1:
+        step = round(1 / scale)
+        rows, columns = out * step
+        part = pixels[y * step : y * step + rows, x * step : x * step + columns]
+        part = part if step == 1 else cv2.resize(part, out[::-1], interpolation=cv2.INTER_AREA)
+    else:
+        margin = 4  # more than the cubic looks at
+        x0, y0 = (max(0, int(start / scale) - margin) for start in (x, y))
+        y1, x1 = (int(end / scale) + margin for end in np.array([y, x]) + out)
+        # cv2 coordinates are pixel centres: target + 0.5 = (source + 0.5) * scale
+        shift = [0.5 * scale - 0.5 - start + scale * corner for start, corner in ((x, x0), (y, y0))]
+        matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+        part = cv2.warpAffine(
+            pixels[y0:y1, x0:x1], matrix, out[::-1].tolist(),
+            flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+    window = np.full((size, size, 3), fill, np.uint8)
+    window[: out[0], : out[1]] = part
+    return window
 
 
 def area_inside(polygons: np.ndarray, x0, y0, x1, y1) -> np.ndarray:
