@@ -10,17 +10,15 @@ A work folder that holds a checkpoint is resumed. Exit status: 0 done, 2 bad con
 import logging
 import os
 import sys
-import tempfile
-import traceback
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
+from launch.command import EXIT_BAD_INPUT, EXIT_FAILED, execute, make_folder
+from launch.config_flag import config_file, read_config
 from rsfm_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and figures; runs/NAME by default"
 )
@@ -31,28 +29,13 @@ COORDINATOR = flags.DEFINE_string(
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0")
 
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_PREEMPTED = 75
-
 
 def parse_command_line(arguments: list[str]) -> tuple[Any, Path]:
     """(the resolved config, the work folder); raises `UserError` on any bad argument."""
-    try:
-        rest = flags.FLAGS(arguments)
-        config = CONFIG.value
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if rest[1:]:
-        raise UserError(f"unexpected argument {rest[1]!r}; overrides look like --config.seed=1")
-    if config is None:
-        raise UserError("give a config: python launch/main.py --config=configs/quickstart.py")
-    file = Path(flags.FLAGS["config"].config_filename.partition(":")[0])
-    if not file.is_file():
-        raise UserError(f"--config={file}: no such file")
+    config = read_config(arguments)
     if "://" in (WORKDIR.value or ""):
         raise UserError(f"--workdir={WORKDIR.value}: give a folder; a bucket has to be mounted")
-    return config, Path(WORKDIR.value or Path("runs", file.stem))
+    return config, Path(WORKDIR.value or Path("runs", config_file().stem))
 
 
 def run(config: Any, workdir: Path) -> None:
@@ -81,21 +64,11 @@ def run(config: Any, workdir: Path) -> None:
     mesh = make_mesh(config)
     check_batch(config, mesh)
     task = make_task(config, mesh)
-    make_workdir(workdir)
+    make_folder(workdir, f"--workdir={workdir}")
     if MODE.value == "evaluate":
         loop.evaluate(task, config, mesh, workdir)
     else:
         loop.train(task, config, mesh, workdir)
-
-
-def make_workdir(workdir: Path) -> None:
-    """Makes the work folder; raises `UserError` where it cannot be one."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot write there ({error.strerror})") from error
 
 
 def main(arguments: list[str]) -> int:
@@ -103,23 +76,7 @@ def main(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(__doc__, flags.FLAGS.main_module_help(), sep="\n")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in ("absl", "jax", "orbax"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from rsfm_jax.training.preemption import Preempted
-
-    try:
-        run(*parse_command_line(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except Preempted as stopped:
-        print(stopped, file=sys.stderr)
-        return EXIT_PREEMPTED
-    except Exception:
-        traceback.print_exc()
-        return EXIT_FAILED
-    return 0
+    return execute(lambda: run(*parse_command_line(arguments)))
 
 
 def leave(status: int) -> None:

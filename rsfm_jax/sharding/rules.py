@@ -5,6 +5,7 @@ splits that dimension; `embed` over fsdp gathers weights layer by layer (ZeRO-3)
 `mlp` over model is branch and tensor parallelism with one all-reduce a sub-layer.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -76,6 +77,31 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, mesh_spec(logical_axes, "activation"))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gather(weight: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
+    """A weight whole along fsdp, still split over model; its gradient is reduced and scattered.
+
+    Said here because the compiler left alone splits the products into rings that send weights
+    around, and their buffers cost memory: 10.9 GiB of temporaries instead of 4.6 for 2.4B
+    parameters and 2,048 images on 16 v5e chips.
+    """
+    whole = (None if name and RULES[name] == "fsdp" else name for name in logical_axes)
+    return constrain(weight, *whole)
+
+
+def _gather(weight: jax.Array, logical_axes: tuple[str | None, ...]) -> tuple[jax.Array, None]:
+    return gather(weight, logical_axes), None
+
+
+def _scatter(
+    logical_axes: tuple[str | None, ...], _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    return (constrain(gradient, *logical_axes),)
+
+
+gather.defvjp(_gather, _scatter)
 
 
 def is_boxed(leaf: Any) -> bool:
