@@ -19,6 +19,7 @@ def get_config(task: str, size: str) -> ConfigDict:
     config.model.size = size
     config.model.patch_size = 16  # the paper's, by its parameter count
     config.model.drop_path = 0.0
+    config.model.frozen = ()  # parts that keep their weights, such as ("encoder",)
     config.model.dtype = "bfloat16"  # compute; masters are float32
     config.model.remat = "none"  # none, dots or full
     config.model.attention = "auto"  # auto, xla or cudnn

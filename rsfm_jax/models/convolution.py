@@ -64,7 +64,7 @@ class TransposedConv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Norm over images and pixels with torch's defaults: momentum 0.1, epsilon 1e-5.
+    """Norm over images and pixels with torch's defaults: momentum 0.1, epsilon 1e-5, affine.
 
     Under jit the batch is one global array, so its statistics are those of all devices' images.
     The running ones are in the collection `batch_stats`, their variance unbiased as in torch:
@@ -72,17 +72,17 @@ class BatchNorm(nn.Module):
     """
 
     dtype: Dtype = jnp.float32
+    epsilon: float = 1e-5
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        """x [B, H, W, C] -> same shape; `deterministic` uses the running statistics.
+        """x [B, ..., C] -> same shape; `deterministic` uses the running statistics.
 
         Raises:
           UserError: training on one value a channel, which has no variance.
         """
         features = x.shape[-1:]
-        scale = declare(self, "scale", nn.initializers.ones, features, ("vector",))
-        bias = declare(self, "bias", nn.initializers.zeros, features, ("vector",))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_variance = self.variable("batch_stats", "variance", jnp.ones, features)
         x = x.astype(jnp.float32)
@@ -95,10 +95,15 @@ class BatchNorm(nn.Module):
                     "batch norm of a single pooled image: config.batch_size must be at least "
                     "twice config.accumulate_steps"
                 )
-            mean = x.mean((0, 1, 2))
-            variance = jnp.square(x - mean).mean((0, 1, 2))
+            axes = tuple(range(x.ndim - 1))
+            mean = x.mean(axes)
+            variance = jnp.square(x - mean).mean(axes)
             unbiased = variance * (count / (count - 1))
             running_mean.value += 0.1 * (mean - running_mean.value)
             running_variance.value += 0.1 * (unbiased - running_variance.value)
-        y = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + bias
+        y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        if self.affine:
+            scale = declare(self, "scale", nn.initializers.ones, features, ("vector",))
+            bias = declare(self, "bias", nn.initializers.zeros, features, ("vector",))
+            y = y * scale + bias
         return y.astype(self.dtype)

@@ -227,6 +227,14 @@ class ViT(nn.Module):
         x = constrain(jnp.concatenate([token, x], axis=1), "batch", None, None)
         return Blocks(config, name="blocks")(x, deterministic)
 
+    def mean_token(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Whole images [B, H, W, 3], normalised -> mean of their patch tokens [B, D] float32."""
+        patch_size = self.config.patch_size
+        grid = patch_grid(images, patch_size)
+        positions = sincos_positions(grid, self.config.size.width)
+        tokens = self(patchify(images, patch_size), positions, deterministic)
+        return tokens[:, 1:].astype(jnp.float32).mean(1)
+
 
 def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
     """`block` under the activation checkpointing policy of that name."""

@@ -5,8 +5,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 from rsfm_jax.errors import UserError
-from rsfm_jax.tasks.detect import Detect
 from rsfm_jax.tasks.classify import Classify
+from rsfm_jax.tasks.detect import Detect
 from rsfm_jax.tasks.pretrain import Pretrain
 from rsfm_jax.tasks.segment import Segment
 from rsfm_jax.training.state import Task

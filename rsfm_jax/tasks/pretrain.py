@@ -1,6 +1,5 @@
 """Masked-autoencoder pretraining."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,45 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rsfm_jax.data.device import normalize, random_flip
+from rsfm_jax.data.device import normalize
 from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.sources import open_source
-from rsfm_jax.data.transforms import crop_example
 from rsfm_jax.errors import UserError
 from rsfm_jax.models.flops import mae_training_flops
 from rsfm_jax.models.mae import MAE, MAEConfig, draw_mask, reconstruction_loss, targets
 from rsfm_jax.models.sizes import ViTSize
 from rsfm_jax.sharding.rules import tree_shardings, unbox
-from rsfm_jax.tasks import encoder
+from rsfm_jax.tasks import encoder, images
 from rsfm_jax.tasks.pretrain_evaluation import Probe, Reconstruction
 from rsfm_jax.training.state import Batch, Metrics, Params, Variables
-from rsfm_jax.training.validate import (
-    AT_LEAST_1,
-    CROP_SCALE,
-    FLAG,
-    OPEN_SHARE,
-    PART,
-    SHARE,
-    TEXT,
-    check_values,
-)
+from rsfm_jax.training.validate import AT_LEAST_1, FLAG, OPEN_SHARE, TEXT, check_values
 
 # What pretraining reads beyond `COMMON_RULES`.
-RULES = encoder.RULES | {
+RULES = encoder.RULES | images.RULES | {
     "model.mask_ratio": OPEN_SHARE,
     "model.decoder_width": (lambda x: x > 0 and x % 4 == 0, "a positive multiple of 4"),
     "model.decoder_depth": AT_LEAST_1,
     "model.decoder_heads": AT_LEAST_1,
     "model.decoder_class_token": FLAG,
     "model.normalize_targets": FLAG,
-    "data.crop_scale": CROP_SCALE,
-    "data.horizontal_flip": SHARE,
-    "data.vertical_flip": SHARE,
-    "eval.source": TEXT,
-    "eval.split": TEXT,
-    "eval.images": AT_LEAST_1,
-    "eval.center_share": PART,
-    "eval.batch_size": AT_LEAST_1,
     "eval.probe_source": TEXT,
     "eval.probe_split": TEXT,
     "eval.probe_images": AT_LEAST_1,
@@ -117,43 +98,30 @@ class Pretrain:
 
     def abstract_batch(self) -> Batch:
         """uint8 images [B, H, W, 3]."""
-        size = self.config.data.image_size
-        shape = (self.config.batch_size, size, size, 3)
-        return {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+        return {"image": images.abstract_images(self.config)}
 
     def prepare(self, batch: Batch, rng: jax.Array) -> Batch:
         """Flips, and the noise [B, N] that chooses the visible patches."""
-        data = self.config.data
         flip_rng, noise_rng = jax.random.split(rng)
-        images = random_flip(batch["image"], flip_rng, data.horizontal_flip, data.vertical_flip)
-        noise = jax.random.uniform(noise_rng, (images.shape[0], self.num_patches))
-        return {"image": images, "noise": noise}
+        flipped = images.flip(self.config, batch["image"], flip_rng)
+        noise = jax.random.uniform(noise_rng, (len(flipped), self.num_patches))
+        return {"image": flipped, "noise": noise}
 
     def loss(
         self, variables: Variables, inputs: Batch, rng: jax.Array
     ) -> tuple[jax.Array, Metrics, Any]:
         """Mean squared error over hidden patches."""
-        images = normalize(inputs["image"], self.config.data.mean, self.config.data.std)
+        pixels = normalize(inputs["image"], self.config.data.mean, self.config.data.std)
         mask = draw_mask(inputs["noise"], self.mae.mask_ratio)
         rngs = {"drop_path": rng}
-        predicted = self.model.apply(variables, images, mask, False, rngs=rngs)
-        return reconstruction_loss(predicted, targets(images, self.mae), mask), {}, {}
+        predicted = self.model.apply(variables, pixels, mask, False, rngs=rngs)
+        return reconstruction_loss(predicted, targets(pixels, self.mae), mask), {}, {}
 
     def batches(self, rows: np.ndarray, start_step: int) -> Loader:
         """Random resized crops of this process's rows, from `start_step` on."""
         data = self.config.data
-        return Loader(
-            open_source(data.source, data.split),
-            transform=partial(crop_example, size=data.image_size, scale=tuple(data.crop_scale)),
-            batch_size=self.config.batch_size,
-            rows=rows,
-            seed=self.config.seed,
-            start_step=start_step,
-            fraction=data.fraction,
-            threads=data.threads or None,
-            workers=data.workers,
-            max_bad_fraction=data.max_bad_fraction,
-        )
+        source = open_source(data.source, data.split)
+        return images.crop_batches(self.config, source, rows, start_step)
 
     def evaluate(self, variables: Variables, step: int, workdir: Path) -> dict[str, float]:
         """Held-out reconstruction and, where a labelled folder is given, probes."""

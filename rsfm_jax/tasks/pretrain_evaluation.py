@@ -1,5 +1,6 @@
 """What a pretraining run shows of itself: reconstructions and frozen-feature probes."""
 
+import math
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,29 +12,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rsfm_jax.data.device import denormalize, normalize
-from rsfm_jax.data.loader import load_all
 from rsfm_jax.data.sources import open_source
-from rsfm_jax.data.transforms import resize_center_crop
 from rsfm_jax.errors import UserError
 from rsfm_jax.evaluation.features import image_statistics, map_batches
 from rsfm_jax.evaluation.figures import draw_probes, draw_reconstructions, probe_history
 from rsfm_jax.evaluation.probes import probe_accuracies
 from rsfm_jax.models.mae import MAE, MAEConfig, draw_mask, patch_statistics, targets
-from rsfm_jax.models.vit import ViT, ViTConfig, patchify, sincos_positions, unpatchify
+from rsfm_jax.models.vit import ViT, ViTConfig, patchify, unpatchify
 from rsfm_jax.sharding.rules import replicated
+from rsfm_jax.tasks.encoder import patch_grid
+from rsfm_jax.tasks.images import EVALUATION_SEED, held_out
 from rsfm_jax.training.state import Params
-
-# Seed of the held-out images' masks and of the probes' halves: the same in every run, so that
-# runs can be compared.
-EVALUATION_SEED = 0
-
-
-def load_images(config: Any, source: str, split: str, limit: int) -> Any:
-    """(uint8 images [N, S, S, 3], labels [N] or None): at most `limit`, seeded."""
-    crop = partial(
-        resize_center_crop, size=config.data.image_size, share=config.eval.center_share
-    )
-    return load_all(open_source(source, split), crop, limit=limit, seed=EVALUATION_SEED)
 
 
 class Reconstruction:
@@ -47,10 +36,10 @@ class Reconstruction:
     def examples(self) -> dict[str, np.ndarray]:
         """Images and the noise of their masks."""
         config = self.config
-        source = config.eval.source or config.data.source
-        images, _ = load_images(config, source, config.eval.split, config.eval.images)
-        patches = (config.data.image_size // config.model.patch_size) ** 2
-        noise = np.random.default_rng(EVALUATION_SEED).random((len(images), patches), np.float32)
+        source = open_source(config.eval.source or config.data.source, config.eval.split)
+        images, _ = held_out(config, source, config.eval.images)
+        shape = (len(images), math.prod(patch_grid(config, "data.image_size")))
+        noise = np.random.default_rng(EVALUATION_SEED).random(shape, np.float32)
         return {"image": images, "noise": noise}
 
     def __call__(self, params: Params, figures: Path) -> dict[str, float]:
@@ -85,8 +74,8 @@ class Reconstruction:
         if self.mae.normalize_targets:
             mean, deviation = patch_statistics(patches)
             predicted = predicted * deviation + mean
-        side = data.image_size // patch_size
-        to_pixels = partial(unpatchify, patch_size=patch_size, grid=(side, side))
+        grid = patch_grid(self.config, "data.image_size")
+        to_pixels = partial(unpatchify, patch_size=patch_size, grid=grid)
         filled = jnp.where(hidden[..., None] > 0, predicted, patches)
         reconstruction = denormalize(to_pixels(filled), data.mean, data.std)
         grey = jnp.full_like(batch["image"], 128)
@@ -118,9 +107,8 @@ class Probe:
         """Images and labels."""
         config = self.config
         evaluation = config.eval
-        images, labels = load_images(
-            config, evaluation.probe_source, evaluation.probe_split, evaluation.probe_images
-        )
+        source = open_source(evaluation.probe_source, evaluation.probe_split)
+        images, labels = held_out(config, source, evaluation.probe_images)
         if labels is None:
             raise UserError(
                 f"config.eval.probe_source={evaluation.probe_source}: no labels there; it needs "
@@ -171,8 +159,4 @@ def encode(
 ) -> jax.Array:
     """Frozen features: uint8 images [B, H, W, 3] -> mean patch token [B, D] float32."""
     images = normalize(batch["image"], config.data.mean, config.data.std)
-    side = images.shape[1] // encoder.patch_size
-    positions = sincos_positions((side, side), encoder.size.width)
-    patches = patchify(images, encoder.patch_size)
-    tokens = ViT(encoder).apply({"params": params["encoder"]}, patches, positions)
-    return tokens[:, 1:].astype(jnp.float32).mean(1)
+    return ViT(encoder).apply({"params": params["encoder"]}, images, method="mean_token")

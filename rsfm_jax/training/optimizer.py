@@ -1,6 +1,7 @@
 """AdamW with warm-up, as MAE pretrains and plain ViTs are fine-tuned."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -40,27 +41,50 @@ def learning_rate(config: Any) -> optax.Schedule:
 def make_optimizer(config: Any, boxed_params: Any) -> optax.GradientTransformation:
     """Gradient clipping by global norm, then AdamW decaying matrices only, layer by layer.
 
+    Frozen weights, whose gradients are 0, neither move nor decay and have no moments.
+
     Args:
-      config: reads `optimizer.betas|weight_decay|clip_norm|moment_dtype|layer_decay` and the
-        schedule's keys.
+      config: reads `optimizer.betas|weight_decay|clip_norm|moment_dtype|layer_decay`,
+        `model.frozen` and the schedule's keys.
       boxed_params: the abstract weights with their logical axes.
+
+    Raises:
+      UserError: a part to freeze that the model does not have, or nothing left to train.
     """
     settings = config.optimizer
     decayed = jax.tree.map(is_matrix, boxed_params, is_leaf=is_boxed)
     factors = layer_factors(boxed_params, settings.layer_decay)
     b1, b2 = settings.betas
+    adamw = optax.adamw(
+        learning_rate(config),
+        b1=b1,
+        b2=b2,
+        weight_decay=settings.weight_decay,
+        mask=decayed,
+        mu_dtype=settings.moment_dtype,
+    )
+    if config.model.frozen:
+        adamw = optax.masked(adamw, trained_weights(boxed_params, config.model.frozen))
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            learning_rate(config),
-            b1=b1,
-            b2=b2,
-            weight_decay=settings.weight_decay,
-            mask=decayed,
-            mu_dtype=settings.moment_dtype,
-        ),
+        adamw,
         optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors)),
     )
+
+
+def trained_weights(boxed_params: Any, frozen: Collection[str]) -> Any:
+    """Whether each weight trains: those below the top-level names `frozen` do not."""
+    unknown = [name for name in frozen if name not in boxed_params]
+    if unknown or not set(boxed_params) - set(frozen):
+        problem = f"has no part {unknown[0]!r}" if unknown else "has nothing else to train"
+        raise UserError(
+            f"config.model.frozen={tuple(frozen)}: the model {problem}; its parts are "
+            f"{', '.join(boxed_params)}"
+        )
+    return {
+        name: jax.tree.map(lambda _, trains=name not in frozen: trains, part, is_leaf=is_boxed)
+        for name, part in boxed_params.items()
+    }
 
 
 def layer_factors(boxed_params: Any, decay: float) -> Any:

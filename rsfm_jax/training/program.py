@@ -19,6 +19,7 @@ from rsfm_jax.training.state import (
     Metrics,
     Task,
     TrainState,
+    Variables,
     create_state,
     join_variables,
 )
@@ -86,12 +87,20 @@ def make_train_step(
             return None
         return optax.incremental_update(params, old, 1 - config.optimizer.average_decay)
 
+    def loss(variables: Variables, inputs: Batch, rng: jax.Array) -> Any:
+        # Cut off here, frozen parts cost no backward pass.
+        params = {
+            name: jax.lax.stop_gradient(part) if name in config.model.frozen else part
+            for name, part in variables["params"].items()
+        }
+        return task.loss(variables | {"params": params}, inputs, rng)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
         prepare_rng, loss_rng = jax.random.split(rng)
         inputs = task.prepare(batch, prepare_rng)
         grads, metrics, batch_stats = accumulate_gradients(
-            task.loss, state, inputs, loss_rng, config.accumulate_steps
+            loss, state, inputs, loss_rng, config.accumulate_steps
         )
         # Reduce-scatters the gradients into the weights' own shards instead of summing them
         # whole on every device.

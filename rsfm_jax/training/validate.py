@@ -21,6 +21,10 @@ CROP_SCALE: Rule = (
     lambda x: len(x) == 2 and 0 < x[0] <= x[1] <= 1,
     "(low, high) with 0 < low <= high <= 1",
 )
+NAMES: Rule = (
+    lambda x: not isinstance(x, str) and all(isinstance(name, str) for name in x),
+    "a tuple of texts",
+)
 INTEGER: Rule = (lambda x: isinstance(x, int), "a whole number")
 
 # What the loop, the optimizer and the loader read, whatever the task.
@@ -31,6 +35,7 @@ COMMON_RULES: dict[str, Rule] = {
     "accumulate_steps": AT_LEAST_1,
     "total_steps": AT_LEAST_1,
     "init_from": TEXT,
+    "model.frozen": NAMES,
     "nonfinite_limit": AT_LEAST_1,
     "log_every_steps": AT_LEAST_0,
     "optimizer.base_lr": POSITIVE,
