@@ -12,7 +12,6 @@ GEO = [
     "pyproj>=3.7",
     "shapely>=2.1",
     "pyarrow>=18",
-    "scipy>=1.13",
 ]
 VERSION = next(
     line.split('"')[1]
@@ -50,6 +49,7 @@ setup(
         "safetensors>=0.5",
         "simplejpeg>=1.8",
         "opencv-python-headless>=5",
+        "scipy>=1.13",
         "scikit-learn>=1.6",
         "matplotlib>=3.9",
         "tensorboardX>=2.6",

@@ -1,4 +1,4 @@
-"""Scenes painted with bright rectangles, and a detector that finds those by threshold."""
+"""Scenes painted with bright rectangles, and networks that find those by threshold."""
 
 import cv2
 import numpy as np
@@ -10,8 +10,10 @@ from rsfm_jax.evaluation.sliding_windows import Windows
 from rsfm_jax.models.roi_head import Detections
 from rsfm_jax.scenes.detection import Detector
 from rsfm_jax.scenes.raster import Reading
+from rsfm_jax.scenes.segmentation import Segmenter
 
 PLAIN = Reading()
+FILL = (124, 116, 104)
 SLOTS = 64  # detections a tile
 NORTH_UP = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)  # half a metre a pixel
 
@@ -80,4 +82,17 @@ def find_rectangles(tiles):
 def detector(size, overlap, batch_size=2, predict=find_rectangles):
     """The rectangle finder as a `Detector` of two classes."""
     windows = Windows(size, size - overlap)
-    return Detector(predict, ("small", "large"), (124, 116, 104), batch_size, windows)
+    return Detector(predict, ("small", "large"), FILL, batch_size, windows)
+
+
+def name_brightness(windows):
+    """Logits that tell bright from dark."""
+    bright = windows.mean(-1) > 150
+    return np.stack([~bright, bright], -1).astype(np.float32)
+
+
+def segmenter(size, overlap):
+    """`name_brightness` as a `Segmenter`."""
+    windows = Windows(size, size - overlap)
+    colours = (0, 0, 0), (255, 255, 0)
+    return Segmenter(name_brightness, ("dark", "bright"), colours, FILL, 2, windows)

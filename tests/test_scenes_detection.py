@@ -13,8 +13,8 @@ from rsfm_jax.evaluation.detection_match import overlap_matrix
 from tests import painted
 
 pytest.importorskip("rasterio")
+from rsfm_jax.evaluation.detection_merging import Found, Merger, join  # noqa: E402
 from rsfm_jax.scenes.detection import detect  # noqa: E402
-from rsfm_jax.scenes.merging import Found, Merger, join  # noqa: E402
 from rsfm_jax.scenes.raster import Reading, Scene  # noqa: E402
 
 

@@ -12,9 +12,9 @@ import shapely
 
 from rsfm_jax.boxes.geometry import to_corners
 from rsfm_jax.errors import UserError
+from rsfm_jax.evaluation.detection_merging import NOTHING, Found
 from rsfm_jax.evaluation.detection_submission import read_submission
 from rsfm_jax.scenes.features import output_crs, write_dota, write_features
-from rsfm_jax.scenes.merging import NOTHING, Found
 from rsfm_jax.scenes.raster import Scene
 from tests import painted
 

@@ -1,6 +1,7 @@
 """Class maps of whole scenes against those of the whole image at once, and the COG they become."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -71,6 +72,20 @@ def test_what_is_no_data_becomes_255_and_is_seen_as_neutral(tmp_path):
     neutral = np.where((image == 0).all(-1, keepdims=True), np.uint8(model.fill), image)
     expected = np.where((image == 0).all(-1), NODATA, whole(neutral, model))
     np.testing.assert_array_equal(run(path, model), expected)
+
+
+def test_memory_does_not_grow_with_the_width(tmp_path, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (64, 24_000, 3)).astype(np.uint8)
+    path, model = painted.write(tmp_path / "s.tif", image, tiled=True), segmenter(64, 48)
+    monkeypatch.setattr(segmentation, "BUFFER_BYTES", 2**19)
+    with Scene(path, "", painted.PLAIN) as scene:
+        tracemalloc.start()
+        for _ in class_maps(scene, model, lambda: None):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    in_one = 64 * 24_000 * 3 * 4  # bytes of summed logits
+    assert peak < 6 * 2**19 < in_one / 4
 
 
 def sparse(path, size, shape, where, **profile):

@@ -16,9 +16,9 @@ import numpy as np
 from rsfm_jax.boxes.geometry import is_valid
 from rsfm_jax.data.detection_images import LabelledImage
 from rsfm_jax.data.formats.windows import resized_window, scaled_shape
+from rsfm_jax.evaluation.detection_merging import Found, Merger
 from rsfm_jax.evaluation.sliding_windows import Windows, in_batches
 from rsfm_jax.models.roi_head import NMS_THRESHOLD, Detections
-from rsfm_jax.scenes.merging import Found, Merger
 
 Predict = Callable[[np.ndarray], Detections]
 

@@ -14,11 +14,11 @@ from rsfm_jax.evaluation import dota_map
 from rsfm_jax.evaluation.detection_confusion import confusion_matrix
 from rsfm_jax.evaluation.detection_figures import draw_confusion, draw_precision_recall
 from rsfm_jax.evaluation.detection_match import Detections, Truths
+from rsfm_jax.evaluation.detection_merging import Found, join
 from rsfm_jax.evaluation.detection_pictures import Boxes, Picture, draw_detections, picture
 from rsfm_jax.evaluation.detection_submission import write_submission
 from rsfm_jax.evaluation.detection_table import write_table
 from rsfm_jax.evaluation.tiled_detection import Predict, Tiling, detect
-from rsfm_jax.scenes.merging import Found, join
 
 PROTOCOLS = {
     "dota_v1": dota_map.DOTA_V1,

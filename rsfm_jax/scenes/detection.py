@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from rsfm_jax.boxes.geometry import is_valid, to_hbb
+from rsfm_jax.evaluation.detection_merging import Found, Merger
 from rsfm_jax.evaluation.sliding_windows import Windows, in_batches
 from rsfm_jax.models.roi_head import NMS_THRESHOLD, Detections
-from rsfm_jax.scenes.merging import Found, Merger
 from rsfm_jax.scenes.raster import Scene
 
 NEAR = 1 / 16  # of the overlap: nearer to an inner edge than that, a box may have been cut there

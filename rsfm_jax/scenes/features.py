@@ -18,10 +18,10 @@ import shapely
 from rsfm_jax.boxes.geometry import to_corners
 from rsfm_jax.errors import UserError
 from rsfm_jax.evaluation.detection_match import Detections
+from rsfm_jax.evaluation.detection_merging import Found
 from rsfm_jax.evaluation.detection_submission import write_submission
 from rsfm_jax.files import write_atomically
 from rsfm_jax.scenes.georeference import WGS84, Georeference
-from rsfm_jax.scenes.merging import Found
 from rsfm_jax.scenes.raster import Scene
 
 SCHEMA = pa.schema(

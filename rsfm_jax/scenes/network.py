@@ -47,14 +47,14 @@ def load(checkpoint: Path, tiling: Tiling) -> Detector | Segmenter:
     variables = load_variables(folder, build_program(task, config, mesh).abstract_state)
     common = {
         "predict": _placed(task.predict, variables, mesh),
-        "classes": task.class_names,
+        "classes": tuple(task.contract["classes"]),
         "fill": tuple(round(255 * mean) for mean in config.data.mean),
         "batch_size": tiling.batch * mesh.size,
         "windows": windows,
     }
     if config.task == "detect":
         return Detector(**common)
-    return Segmenter(**common, colours=task.colours)
+    return Segmenter(**common, colours=task.protocol.colours)
 
 
 def _windows(config: Any, tiling: Tiling) -> Windows:
@@ -70,11 +70,11 @@ def _windows(config: Any, tiling: Tiling) -> Windows:
 
 
 def _placed(predict: Callable, variables: Any, mesh: jax.sharding.Mesh) -> Callable:
-    """`predict` of host arrays, split over the devices."""
-    sharding = batch_sharding(mesh)
+    """`predict` compiled, of host arrays, split over the devices."""
+    sharding, compiled = batch_sharding(mesh), jax.jit(predict)
 
     def run(tiles: np.ndarray) -> Any:
         with jax.set_mesh(mesh):
-            return predict(variables, jax.device_put(tiles, sharding))
+            return compiled(variables, jax.device_put(tiles, sharding))
 
     return run

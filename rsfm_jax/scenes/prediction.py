@@ -10,11 +10,11 @@ from tqdm.auto import tqdm
 
 from rsfm_jax.data.sources import IMAGE_ENDINGS, image_files
 from rsfm_jax.errors import UserError
+from rsfm_jax.evaluation.detection_merging import Found
 from rsfm_jax.scenes.class_raster import write_class_raster, write_class_rasters
 from rsfm_jax.scenes.detection import Detector, detect, places
 from rsfm_jax.scenes.features import VECTOR_ENDINGS, output_crs, write_dota, write_features
 from rsfm_jax.scenes.georeference import Georeference
-from rsfm_jax.scenes.merging import Found
 from rsfm_jax.scenes.raster import Reading, Scene
 from rsfm_jax.scenes.segmentation import Segmenter, class_maps, count_windows
 

@@ -1,7 +1,7 @@
-"""Detections of overlapping tiles become those of the scene, while it is being read.
+"""Detections of overlapping tiles become those of the whole image, while it is being read.
 
 Greedy non-maximum suppression within each class, in float64, exactly as if all detections of the
-scene were known at once: a box leaves when neither it nor any box it is linked to by overlaps can
+image were known at once: a box leaves when neither it nor any box it is linked to by overlaps can
 meet a box that is still to come.
 """
 
@@ -18,7 +18,7 @@ CHUNK = 2048  # boxes whose neighbours are looked for at a time: bounds the memo
 
 
 class Found(NamedTuple):
-    """Detections in pixels of the whole scene."""
+    """Detections in pixels of the whole image."""
 
     boxes: np.ndarray  # [N, 5] float64, le90
     scores: np.ndarray  # [N] float32
@@ -38,7 +38,7 @@ def join(parts: list[Found]) -> Found:
 
 
 class Merger:
-    """Takes detections from the top of the scene to the bottom, gives back merged ones.
+    """Takes detections from the top of an image to its bottom, gives back merged ones.
 
     Args:
       threshold: overlap (IoU) above which the lower score goes; of equal ones the later.
@@ -97,7 +97,7 @@ def _touching(hbb: np.ndarray):
     """Yields indices of the pairs whose horizontal bounds [N, 4] meet, each pair once.
 
     In order of left edges, a box can only meet those that follow before its right edge: few,
-    since what waits is a band across the scene.
+    since what waits is a band across the image.
     """
     order = np.argsort(hbb[:, 0], kind="stable")
     x1, y1, x2, y2 = hbb[order].T
