@@ -5,6 +5,7 @@
 """
 
 import argparse
+import errno
 import logging
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from rsfm_jax.errors import UserError
+from rsfm_jax.errors import RunError, UserError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -50,10 +51,16 @@ def execute(command: Callable[[], int | None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except Preempted as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_PREEMPTED
-    except Exception:
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: {error}; free some space and start again", file=sys.stderr)
+            return EXIT_FAILED
         traceback.print_exc()
         return EXIT_FAILED
     return status or 0

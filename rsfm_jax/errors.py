@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""What ends a command with one line instead of a traceback."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The commands print the line and exit with status 2; nothing else is caught.
     """
+
+
+class RunError(Exception):
+    """A run that cannot go on: one line that says why and what is saved; exit status 1."""

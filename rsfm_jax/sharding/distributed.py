@@ -1,4 +1,4 @@
-"""Start-up of several processes: TPU pods, SLURM and explicit coordinators."""
+"""Several processes: start-up on TPU pods, SLURM and explicit coordinators, and agreement."""
 
 import importlib.util
 import os
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from rsfm_jax.errors import UserError
 
@@ -33,6 +35,13 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         jax.distributed.initialize(local_device_ids=slurm_local_devices(os.environ))
     elif _on_tpu_host():
         jax.distributed.initialize()
+
+
+def everywhere(holds: bool) -> bool:
+    """Whether something holds on every process; each of them has to ask."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(multihost_utils.process_allgather(np.array(holds)).all())
 
 
 def slurm_local_devices(environment: Mapping[str, str]) -> list[int] | None:

@@ -1,12 +1,13 @@
-"""Orbax checkpoints of a run: asynchronous, self-describing, strictly restored.
+"""Orbax checkpoints of a run: asynchronous, self-describing, checked, strictly restored.
 
-Only this module and `transfer` know Orbax. A checkpoint holds the weights (`params`), where
-there are any their moving average (`average`) and the norms' running statistics
-(`batch_stats`), the rest of the train state (`training`) and, as metadata, the resolved config
-and the input contract.
+Only this module, `integrity` (which checkpoints are whole?) and `transfer` know Orbax. A
+checkpoint holds the weights (`params`), where there are any their moving average (`average`) and
+the norms' running statistics (`batch_stats`), the rest of the train state (`training`) and, as
+metadata, the resolved config and the input contract.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,36 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from rsfm_jax.errors import UserError
-from rsfm_jax.training.state import TrainState, Variables, join_variables
+from rsfm_jax.errors import RunError, UserError
+from rsfm_jax.sharding.distributed import everywhere
+from rsfm_jax.training.integrity import newest_whole, set_aside, step_folders, write_checksums
+from rsfm_jax.training.state import TrainState, Variables, first_non_finite, join_variables
 
 
 class Checkpoints:
     """The checkpoints of one work folder.
 
+    Damaged ones that are newer than the newest whole one are set aside on opening.
+
     Args:
       folder: where they lie, one numbered folder a step.
       keep_last: how many of the newest are kept.
       keep_every: steps whose multiples are kept for ever; 0 keeps none of them.
+
+    Raises:
+      UserError: there are checkpoints, but all of them are damaged.
     """
 
     def __init__(self, folder: Path, keep_last: int, keep_every: int):
+        self._folder = folder.absolute()
+        self._saving: Any = None  # Orbax's answer to the last save
+        self._set_damaged_aside()
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep_last)]
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
         self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
+            self._folder,
             # The loop decides when to save.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -46,12 +57,32 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def save(self, state: TrainState, step: int, metadata: dict[str, Any]) -> None:
-        """Starts writing; returns once the state is copied off the devices."""
+        """Starts writing; returns once the state is copied off the devices.
+
+        Raises:
+          RunError: the state is not finite, or this or the last one could not be written.
+        """
         if step == self.latest_step():
             return
-        self._checkpointer.save_checkpointables_async(
-            step, _split(state), force=True, custom_metadata=metadata
+        bad = first_non_finite(state)
+        if bad:
+            raise RunError(f"step {step}: {bad} is not finite, nothing was saved; {self._newest()}")
+        unfinished = self._folder / f"{step}.orbax-checkpoint-tmp"
+        # Process 0 writes the checksums after all files and before the commit.
+        checked = ocp.options.AsyncOptions(
+            post_finalization_callback=lambda: write_checksums(unfinished, metadata)
         )
+        with self._reporting(), ocp.Context(async_options=checked):
+            self._saving = self._checkpointer.save_checkpointables_async(
+                step, _split(state), force=True, custom_metadata=metadata
+            )
+
+    def check(self) -> None:
+        """Raises `RunError` where writing has failed by now; waits for nothing."""
+        with self._reporting(), suppress(TimeoutError):
+            if self._saving is not None:
+                self._saving.result(timeout=0)
+                self._saving = None
 
     def restore(self, abstract_state: TrainState, metadata: dict[str, Any]) -> TrainState:
         """The newest state, laid out as `abstract_state` says.
@@ -61,7 +92,7 @@ class Checkpoints:
             made ready in another way, than `metadata` (as for `save`) says.
         """
         step = self.latest_step()
-        folder = Path(self._checkpointer.directory) / str(step)
+        folder = self._folder / str(step)
         refuse_other_run(folder, metadata)
         if "training" not in ocp.checkpointables_metadata(folder).metadata:
             raise UserError(
@@ -73,8 +104,37 @@ class Checkpoints:
         return rest.replace(**parts)
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._checkpointer.close()
+        """Waits for what is being written; raises `RunError` where that fails."""
+        with self._reporting():
+            self._checkpointer.close()
+
+    def _set_damaged_aside(self) -> None:
+        folders = step_folders(self._folder)
+        if not folders:
+            return
+        whole, damaged = newest_whole(folders)
+        if jax.process_index() == 0:
+            for folder in damaged:
+                set_aside(folder)
+        everywhere(True)  # Orbax lists the folder next
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Makes one line of what the writers raise."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if "No space left" in reason:
+                reason = "no space left on the device"
+            raise RunError(
+                f"a checkpoint could not be written to {self._folder} ({reason[:300]}); "
+                + self._newest()
+            ) from error
+
+    def _newest(self) -> str:
+        steps = [int(folder.name) for folder in step_folders(self._folder)]
+        return f"the newest one there is of step {max(steps)}" if steps else "there is none yet"
 
 
 APART = ("params", "average", "batch_stats")  # what other commands load without the rest
@@ -106,6 +166,7 @@ def save_weights(folder: Path, variables: Variables, metadata: dict[str, Any]) -
       metadata: as for `Checkpoints.save`.
     """
     ocp.save_checkpointables(folder.absolute() / "0", variables, custom_metadata=metadata)
+    write_checksums(folder / "0", metadata)
 
 
 def read_weights(folder: Path) -> Variables:
@@ -174,14 +235,10 @@ RUN_ONLY = ("remat", "attention", "dtype", "drop_path")
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The newest step's folder at or under `path`; raises `UserError` where there is none."""
-    for candidates in (path.glob("checkpoints/*"), path.glob("*"), [path]):
-        steps = [folder.absolute() for folder in candidates if _is_whole(folder)]
-        if steps:
-            return max(steps, key=lambda p: int(p.name))
+    """The newest whole step's folder at or under `path`; raises `UserError` where there is none."""
+    path = path.absolute()
+    itself = [path] if path.name.isdigit() and path.is_dir() else []
+    for folders in (step_folders(path / "checkpoints"), step_folders(path), itself):
+        if folders:
+            return newest_whole(folders)[0]
     raise UserError(f"{path}: no checkpoint there; give the --workdir of a run that saved one")
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether this is one step's finished checkpoint: Orbax writes the marker last."""
-    return path.absolute().name.isdigit() and (path / "commit_success.txt").is_file()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rsfm_jax.errors import UserError
+from rsfm_jax.errors import RunError, UserError
 from rsfm_jax.files import write_text
 from rsfm_jax.sharding.hardware import peak_flops
 from rsfm_jax.sharding.mesh import Placement
@@ -27,6 +27,7 @@ from rsfm_jax.training.checkpoints import (
     refuse_other_run,
 )
 from rsfm_jax.training.clock import Clock
+from rsfm_jax.training.lock import only_run
 from rsfm_jax.training.preemption import Preempted, StopSignal
 from rsfm_jax.training.program import Program, build_program
 from rsfm_jax.training.report import Reporter
@@ -36,7 +37,7 @@ from rsfm_jax.training.transfer import load_initial
 log = logging.getLogger(__name__)
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
     """Too many steps in a row had a loss or gradient that is not finite."""
 
 
@@ -46,14 +47,19 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
     Raises:
       Preempted: a signal came; a checkpoint was saved.
       NonFiniteError: `config.nonfinite_limit` skipped steps in a row.
-      UserError: the workdir's checkpoint or the data does not fit the config.
+      RunError: a checkpoint could not be written.
+      UserError: the workdir's checkpoint or the data does not fit the config, no checkpoint there
+        is whole, or another run works there.
     """
     metadata = run_metadata(task, config)
     program = build_program(task, config, mesh)
     placement = Placement(program.batch_sharding, config.batch_size)
-    checkpoints = open_checkpoints(config, workdir)
     # Signals are held back until the last checkpoint is written.
-    with StopSignal() as stop, closing(checkpoints):
+    with (
+        only_run(workdir),
+        StopSignal() as stop,
+        closing(open_checkpoints(config, workdir)) as checkpoints,
+    ):
         state = first_state(program, checkpoints, task, metadata)
         start = int(state.step)
         if start > config.total_steps:
@@ -85,6 +91,7 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
                     steps.flush()
                     checkpoints.save(state, step, metadata)
                     raise Preempted(f"stopped before step {step}; its checkpoint is saved")
+                checkpoints.check()
                 with clock.waiting():
                     batch = next(batches)
                 inputs = {key: batch[key] for key in task.abstract_batch()}

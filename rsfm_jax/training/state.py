@@ -95,3 +95,19 @@ def create_state(variables: Variables, optimizer: Any, averaged: bool) -> TrainS
 def join_variables(params: Params, batch_stats: Any) -> Variables:
     """The dict that Flax applies a model with."""
     return {"params": params} | ({"batch_stats": batch_stats} if batch_stats else {})
+
+
+def first_non_finite(state: TrainState) -> str | None:
+    """The first of the state's parts that holds a number that is not finite."""
+    finite = jax.device_get(_finite_parts(state))
+    return next((name for name, holds in finite.items() if not holds), None)
+
+
+@jax.jit
+def _finite_parts(state: TrainState) -> dict[str, jax.Array]:
+    def finite(tree: Any) -> jax.Array:
+        leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]
+        return jnp.array(leaves, bool).all()
+
+    names = ("params", "average", "batch_stats", "opt_state")
+    return {name: finite(getattr(state, name)) for name in names}
