@@ -18,7 +18,7 @@ def number_pixels(images):
     ]
 
 
-def unlabelled(height, width, name="P0000", objects=None):
+def plain(height, width, name="P0000", objects=None):
     """An image without pixels worth looking at."""
     return LabelledImage(name, np.zeros((height, width, 3), np.uint8), objects)
 
@@ -36,7 +36,7 @@ def known_detector(find):
     return predict
 
 
-def find_objects(images, seed=0, jitter=0.1):
+def find_objects(images, seed=0, jitter=0.05):
     """`find` that gives every object that touches the tile, moved by a part of its shorter side."""
     rng = np.random.default_rng(seed)
     boxes = [min_area_rectangle(np.float64(image.objects.polygons)) for image in images]

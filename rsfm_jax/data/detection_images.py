@@ -44,7 +44,7 @@ def open_labelled_images(source: str, split: str, classes: tuple[str, ...]) -> L
       source: a folder with DOTA's `SPLIT/images` and `SPLIT/labelTxt*` (or `images`, which is the
         split `train`), one with DIOR-R's `ImageSets/Main`, a prepared TFDS directory with objects,
         or `synthetic[:N]`.
-      split: its name. A split of DOTA that has no label files at all is not labelled.
+      split: its name. DOTA's test splits may be without labels.
       classes: the names that the objects' labels shall index, those of the source in its order.
         DOTA's labels are taken of the version that has these classes.
 
@@ -120,14 +120,17 @@ def _open_dota(folder: Path, split: str, classes: tuple[str, ...]) -> LabelledIm
         raise _no_split(folder, split, splits)
     part = "" if whole else split
     entries = _some(dota_entries([folder], part, version), folder / part / "images")
-    if not any(entry.labels for entry in entries):
+    if split.startswith("test") and not any(entry.labels for entry in entries):
         return _FromFiles(entries, [None] * len(entries))
     return _FromFiles(entries, [_dota_objects(entry, version) for entry in entries])
 
 
 def _dota_objects(entry: Entry, version: str) -> Objects:
     if entry.labels is None:
-        raise UserError(f"{entry.image}: no label file {entry.name}.txt for v{version}")
+        raise UserError(
+            f"{entry.image}: no label file {entry.name}.txt of v{version} in labelTxt-v{version} or "
+            "labelTxt beside images"
+        )
     text = _read(entry.labels).decode("utf-8", "replace")
     return dota.parse_labels(text, str(entry.labels), dota.CLASSES[version])
 
