@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from contextlib import closing
 
 import jax
@@ -110,7 +111,8 @@ def test_vitmae_and_torch_mae(tmp_path, capsys, newest_names):
         save_file(model.state_dict(), tmp_path / "hub" / "model.safetensors")
     variables, metadata = imported(tmp_path / "hub", tmp_path / "in")
     out = capsys.readouterr().out
-    assert out.count("ours against transformers") == 2 and "NOT" not in out
+    assert "features: ours against timm" in out and "NOT" not in out
+    assert "reconstruction: ours against transformers" in out
     assert metadata["config"]["model"]["normalize_targets"] is True
     assert metadata["config"]["model"]["decoder_heads"] == 2
     if newest_names:
@@ -119,6 +121,7 @@ def test_vitmae_and_torch_mae(tmp_path, capsys, newest_names):
     # MAE's own files: the same weights by other names, here from our export.
     folder = tmp_path / "out"
     assert run("export", f"--checkpoint={tmp_path / 'in'}", f"--output={folder}") == 0
+    assert "reconstruction: ours against transformers" in capsys.readouterr().out
     tensors = read_tensors(folder / "model.safetensors")[0]
     tensors |= read_tensors(folder / "heads.safetensors")[0]
     tensors["decoder_pos_embed"] = position_table(SIDE, 32, class_token=True)
@@ -132,6 +135,23 @@ def test_vitmae_and_torch_mae(tmp_path, capsys, newest_names):
     assert "features: ours against timm" in out and "ours against transformers" in out
     assert metadata["config"]["model"]["normalize_targets"] is False
     assert_equal(again, variables)
+
+
+def test_a_vitmae_without_decoder(tmp_path, capsys):
+    vitmae().vit.save_pretrained(tmp_path / "hub")
+    variables, _ = imported(tmp_path / "hub", tmp_path / "in")
+    assert "features: ours against transformers" in capsys.readouterr().out
+    assert set(variables["params"]) == {"encoder"}
+
+
+def test_the_check_says_whom_it_could_not_ask(tmp_path, capsys, monkeypatch):
+    vitmae().save_pretrained(tmp_path / "hub")
+    for library in ("timm", "transformers"):
+        monkeypatch.setitem(sys.modules, library, None)
+    imported(tmp_path / "hub", tmp_path / "in")
+    features, reconstruction = capsys.readouterr().out.splitlines()[:2]
+    assert "rsfm_jax's own torch ViT" in features and "not asked: timm" in features
+    assert "reconstruction: NOT COMPARED" in reconstruction and "transformers (" in reconstruction
 
 
 def assert_equal(ours, theirs):

@@ -26,6 +26,7 @@ def refuses(tmp_path, capsys):
     def refuse(source, *options):
         workdir = tmp_path / "workdir"
         command = ["import", f"--source={source}", f"--workdir={workdir}", *options]
+        capsys.readouterr()
         assert main(command) == 2
         assert not workdir.exists()
         line = capsys.readouterr().err

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from rsfm_jax.errors import UserError
-from rsfm_jax.interop import check, truths
+from rsfm_jax.interop import check
+from rsfm_jax.interop.comparisons import compare_encoder, compare_vitmae
 from rsfm_jax.interop.files import read_tensors
 from rsfm_jax.interop.names import Layout, Tensors, check_names, from_foreign, to_foreign
 from rsfm_jax.interop.positions import TOLERANCE, position_table
@@ -59,7 +60,9 @@ class Exported:
         """Reads the folder; raises `UserError` where it is not whole."""
         metadata = json.loads((folder / "config.json").read_text())[KEY]
         try:
-            pretrained_side(metadata["config"]), layout_of(metadata["config"]), metadata["contract"]
+            layout_of(metadata["config"])
+            pretrained_side(metadata["config"])
+            metadata["contract"]["mean"]
         except (KeyError, TypeError) as error:
             raise UserError(f"{folder / 'config.json'}: {KEY} lacks {error}") from error
         file, heads = folder / "model.safetensors", folder / "heads.safetensors"
@@ -82,12 +85,13 @@ class Exported:
         statistics = tree.pop("batch_stats", None)
         return {"params": tree} | ({"batch_stats": statistics} if statistics else {})
 
-    def check(self, params: Any) -> str:
-        """Our encoder against torch on these tensors; the line to print.
+    def check(self, params: Any) -> list[str]:
+        """Our model against torch libraries on these tensors; the lines to print.
 
         Windowed encoders of detection and segmentation have neither class token nor final norm
         and add relative positions; what they share with the plain ViT is compared as one, with
-        a class token of zeros and a norm of ones.
+        a class token of zeros and a norm of ones. A decoder is compared where the encoder has
+        one branch: no torch library has the model otherwise.
 
         Raises:
           UserError: the two differ.
@@ -109,11 +113,13 @@ class Exported:
             tensors |= {"cls_token": token, "norm.weight": ones, "norm.bias": token[0, 0]}
         check_names(tensors, layout, check.abstract_params(layout), self.where)
         tensors["pos_embed"] = position_table(side, width, class_token=True)
-        images = check.seeded_image(side * layout.patch_size)
-        questions = [lambda: truths.torch_features(tensors, layout, images)]
-        if layout.encoder.num_branches == 1:
-            questions.insert(0, lambda: truths.timm_features(tensors, layout, images))
-        return check.compare(what, check.our_features(encoder, layout, images), *questions)
+        image_size = side * layout.patch_size
+        lines = [compare_encoder(encoder, tensors, layout, image_size, what)]
+        if "mask_token" in self.heads and layout.encoder.num_branches == 1:
+            table = position_table(side, self.layout.decoder.width, class_token=True)
+            named = tensors | self.heads | {"decoder_pos_embed": table}
+            lines.append(compare_vitmae(params, named, self.layout, image_size))
+        return lines
 
     def _refuse_other_positions(self, side: int) -> None:
         """Raises `UserError` unless the stored table is the one that the model has."""

@@ -49,9 +49,10 @@ def export(checkpoint: Path, output: Path, report: Callable[[str], None]) -> Non
         again = Exported.read(part)
         count = count_equal(variables, again.variables())
         report(f"check: {count:,} weights written, read back and equal to the checkpoint's bits ok")
-        line = again.check(variables["params"])
-        report(line)
-        (part / "README.md").write_text(model_card(exported, int(folder.name), line))
+        lines = again.check(variables["params"])
+        for line in lines:
+            report(line)
+        (part / "README.md").write_text(model_card(exported, int(folder.name), lines))
         os.replace(part, output)
 
 

@@ -7,60 +7,42 @@ from typing import Any
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.files import write_text
-from rsfm_jax.interop import check, huggingface, truths
+from rsfm_jax.interop import check
+from rsfm_jax.interop.comparisons import compare_encoder, compare_vitmae
 from rsfm_jax.interop.exported import Exported
 from rsfm_jax.interop.names import check_names, from_foreign
 from rsfm_jax.interop.source import Source
 from rsfm_jax.training.checkpoints import save_weights
 from rsfm_jax.training.state import Variables
 
-DECODER_NAMES = ("decoder_", "mask_token")
-
 Report = Callable[[str], None]
 
 
 def import_foreign(source: Source, report: Report) -> Variables:
-    """The source's weights as our tree, checked against the library that they are from.
+    """The source's weights as our tree, checked against other libraries on the same weights.
 
     A source without a decoder gives the encoder alone.
 
     Raises:
       UserError: weights that do not fit, or outputs that differ.
     """
-    layout = source.layout
+    layout, named, size = source.layout, source.named, source.image_size
     check_names(source.tensors, layout, check.abstract_params(layout), str(source.file))
     params = from_foreign(source.tensors, layout, str(source.file))
-    images = check.seeded_image(source.image_size)
-    stored = {name: x for name, x in source.stored.items() if name not in source.left}
-    if source.family == "mae":
-        vitmae, config = huggingface.from_mae_names(stored), None
-        encoder = {name: x for name, x in stored.items() if not name.startswith(DECODER_NAMES)}
-        features = (
-            lambda: truths.timm_features(encoder, layout, images),
-            lambda: truths.torch_features(encoder, layout, images),
-        )
-    else:
-        vitmae, config = stored, source.file.parent / "config.json"
-        features = (lambda: truths.vitmae_features(vitmae, layout, images, config),)
-    ours = check.our_features(params["encoder"], layout, images)
-    report(check.compare("encoder's features", ours, *features))
-    if layout.decoder:
-        noise = check.seeded_noise((source.image_size // layout.patch_size) ** 2)
-        pixels = check.our_pixels(params, layout, images, noise)
-        report(
-            check.compare(
-                "reconstruction",
-                pixels,
-                lambda: truths.vitmae_pixels(vitmae, layout, images, noise, config),
-            )
-        )
+    report(compare_encoder(params["encoder"], named, layout, size))
+    if source.from_hub:
+        hub = source.stored, source.file.parent / "config.json"
+        report(compare_vitmae(params, named, layout, size, hub))
+    elif layout.decoder:
+        report(compare_vitmae(params, named, layout, size))
     return {"params": params}
 
 
 def import_exported(exported: Exported, report: Report) -> Variables:
     """Our own exported weights as the tree that they came from, checked in torch."""
     variables = exported.variables()
-    report(exported.check(variables["params"]))
+    for line in exported.check(variables["params"]):
+        report(line)
     return variables
 
 
@@ -76,8 +58,9 @@ def write_workdir(workdir: Path, variables: Variables, metadata: dict[str, Any])
       UserError: the folder holds checkpoints.
     """
     refuse_used_workdir(workdir)
-    save_weights(workdir / "checkpoints", variables, metadata)
+    # First what fails in one line where nothing can be written.
     write_text(workdir / "config.json", json.dumps(metadata["config"], indent=2))
+    save_weights(workdir / "checkpoints", variables, metadata)
 
 
 def refuse_used_workdir(workdir: Path) -> None:

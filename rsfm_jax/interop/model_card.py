@@ -80,13 +80,13 @@ from safetensors.torch import load_file
 tensors = load_file("THIS_FOLDER/model.safetensors")"""
 
 
-def model_card(exported: Exported, step: int, check: str) -> str:
+def model_card(exported: Exported, step: int, checks: list[str]) -> str:
     """The card's text.
 
     Args:
       exported: what is written.
       step: of the checkpoint.
-      check: the numerical check's line.
+      checks: the numerical check's lines.
     """
     config, contract = exported.metadata["config"], exported.metadata["contract"]
     size, patch = exported.layout.encoder, exported.layout.patch_size
@@ -125,7 +125,7 @@ def model_card(exported: Exported, step: int, check: str) -> str:
         names=names,
         heads_line=heads.format(len(exported.heads)) if exported.heads else "",
         loading=loading,
-        check=check,
+        check="\n".join(checks),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.interop import huggingface
-from rsfm_jax.interop.files import find_weights, read_tensors
+from rsfm_jax.interop.files import WEIGHT_FILES, find_weights, read_tensors
 from rsfm_jax.interop.names import Layout
 from rsfm_jax.interop.positions import take_grid_side
 from rsfm_jax.models.sizes import SIZES, ViTSize
@@ -39,8 +39,9 @@ class Source:
     """
 
     file: Path
-    family: str
+    from_hub: bool
     stored: dict[str, np.ndarray]
+    named: dict[str, np.ndarray]
     tensors: dict[str, np.ndarray]
     size_name: str
     layout: Layout
@@ -69,20 +70,20 @@ def read_source(path: Path, given: Given) -> Source:
     """
     file = find_weights(path)
     stored, arguments = read_tensors(file)
-    tensors, family = stored, "mae"
-    beside = _described(file.parent)
-    if huggingface.is_vitmae(tensors):
-        family = "vitmae"
-        if beside.get("model_type", "vit_mae") != "vit_mae":
-            raise UserError(f"{file.parent}: a {beside['model_type']} model, not ViTMAE")
-        tensors = huggingface.to_mae_names(tensors, str(file))
-    elif "patch_embed.proj.weight" not in tensors:
+    # Beside a file of another name may lie the description of something else.
+    beside = _described(file.parent) if file.name in WEIGHT_FILES else {}
+    from_hub = huggingface.is_vitmae(stored)
+    if from_hub and beside.get("model_type", "vit_mae") != "vit_mae":
+        raise UserError(f"{file.parent}: a {beside['model_type']} model, not ViTMAE")
+    named = huggingface.to_mae_names(stored, str(file)) if from_hub else stored
+    if "patch_embed.proj.weight" not in named:
         raise UserError(
-            f"{file}: none of its {len(tensors)} weights is named as in MAE, timm's "
+            f"{file}: none of its {len(stored)} weights is named as in MAE, timm's "
             "VisionTransformer or Hugging Face's ViTMAE"
         )
-    left = tuple(name for name in tensors if name.startswith("head."))
-    tensors = {name: value for name, value in tensors.items() if name not in left}
+    left = tuple(name for name in named if name.startswith("head."))
+    named = {name: value for name, value in named.items() if name not in left}
+    tensors = dict(named)
     side = take_grid_side(tensors, "pos_embed", str(file))
     encoder, patch_size = _encoder(tensors, given, beside, str(file))
     decoder = _decoder(tensors, given, beside, side, str(file))
@@ -96,17 +97,24 @@ def read_source(path: Path, given: Given) -> Source:
     normalize = beside.get("norm_pix_loss", arguments.get("norm_pix_loss", True))
     return Source(
         file=file,
-        family=family,
+        from_hub=from_hub,
         stored=stored,
+        named=named,
         tensors=tensors,
         size_name=names[0],
         layout=Layout(encoder, patch_size, decoder),
         image_size=side * patch_size,
-        mean=given.mean or tuple(beside.get("mean", MEAN)),
-        std=given.std or tuple(beside.get("std", STD)),
+        mean=_three(given.mean or beside.get("mean", MEAN), "mean", file),
+        std=_three(given.std or beside.get("std", STD), "deviation", file),
         normalize_targets=bool(normalize),
         left=left,
     )
+
+
+def _three(values: Any, what: str, file: Path) -> tuple[float, ...]:
+    if len(values) != 3 or what == "deviation" and min(values) <= 0:
+        raise UserError(f"{file}: {what} {list(values)}; give --mean and --std, three numbers each")
+    return tuple(values)
 
 
 def _described(folder: Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def _importing(library: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise Unavailable(f"{library} ({error.name} is not installed)") from error
+        needs = "" if error.name == library else f", which needs {error.name}"
+        raise Unavailable(f"{library}{needs} (not installed)") from error
     # A library built for another version of torch fails in its own way.
     except Exception as error:
         raise Unavailable(f"{library} (cannot be imported: {error})") from error
