@@ -20,6 +20,8 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_PREEMPTED = 75
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the quota, in a file
+
 
 class Parser(argparse.ArgumentParser):
     """Bad arguments are a `UserError`: one line, without the usage before it."""
@@ -58,7 +60,7 @@ def execute(command: Callable[[], int | None]) -> int:
         print(stopped, file=sys.stderr)
         return EXIT_PREEMPTED
     except Exception as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if getattr(error, "errno", None) in NO_ROOM:
             print(f"error: {error}; free some space and start again", file=sys.stderr)
             return EXIT_FAILED
         traceback.print_exc()

@@ -69,10 +69,11 @@ class Checkpoints:
             raise RunError(f"step {step}: {bad} is not finite, nothing was saved; {self._newest()}")
         unfinished = self._folder / f"{step}.orbax-checkpoint-tmp"
         # Process 0 writes the checksums after all files and before the commit.
-        checked = ocp.options.AsyncOptions(
-            post_finalization_callback=lambda: write_checksums(unfinished, metadata)
+        context = ocp.Context()
+        context.asynchronous.post_finalization_callback = lambda: write_checksums(
+            unfinished, metadata
         )
-        with self._reporting(), ocp.Context(async_options=checked):
+        with self._reporting(), context:
             self._saving = self._checkpointer.save_checkpointables_async(
                 step, _split(state), force=True, custom_metadata=metadata
             )

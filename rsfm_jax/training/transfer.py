@@ -87,8 +87,9 @@ def _load(folder: Path, item: str, wanted: dict[str, jax.Array]) -> dict[str, ja
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted
     )
-    partial = ocp.options.PyTreeOptions.Loading(partial_load=True)
-    with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=partial)):
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
         loaded = ocp.load_checkpointables(folder, {item: unflatten_dict(abstract, sep="/")})
     return flatten_dict(loaded[item], sep="/")
 
