@@ -31,6 +31,9 @@ def run(arguments: Sequence[str]) -> None:
     files = prediction.find_scenes(options.input)
     reading = Reading(options.bands, options.stretch, options.nodata)
     output = options.output
+    if output.resolve() == options.input.resolve():
+        raise UserError(f"--output={output} is the input")
+    prediction.check_scenes(files, reading)
     make_folder(output.parent, f"--output={output}")
     tiling = network.Tiling(options.tile, options.overlap, options.batch)
     model = network.load(options.checkpoint, tiling)

@@ -116,6 +116,8 @@ BAD = {
     "an argument that is none": (["--tiles=3"], "--tiles=3"),
     "several CRSs": (["--input={mixed}"], "write .geojson"),
     "an empty folder": (["--input={out}"], "no images"),
+    "names of two words in a zip": (["--input={words}", "--output={out}/x.zip"], "one word"),
+    "output over input": (["--output={tif}"], "is the input"),
     "equal names in a zip": (["--input={twins}", "--output={out}/x.zip"], "2 images are named a"),
 }
 
@@ -124,9 +126,12 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_and_exit_2(tmp_path, tif, capsys, name):
     image = painted.paint(64, 64, [])
-    folders = {key: tmp_path / "in" / key for key in ("mixed", "twins/one", "twins/two", "out")}
+    folders = {
+        key: tmp_path / "in" / key for key in ("mixed", "words", "twins/one", "twins/two", "out")
+    }
     for folder in folders.values():
         folder.mkdir(parents=True)
+    painted.write(folders["words"] / "a b.tif", image)
     text, deep = tmp_path / "in" / "text.tif", tmp_path / "in" / "deep.tif"
     text.write_text("no raster")
     painted.write(deep, image.astype(np.uint16))
@@ -134,7 +139,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, tif, capsys, name):
         painted.write(folders["mixed"] / f"{zone}.tif", image, crs=f"EPSG:326{zone}")
     for folder in ("twins/one", "twins/two"):
         painted.write(folders[folder] / "a.tif", image)
-    places = folders | {"text": text, "deep": deep, "twins": tmp_path / "in" / "twins"}
+    places = folders | {"text": text, "deep": deep, "tif": tif, "twins": tmp_path / "in" / "twins"}
     arguments, message = BAD[name]
     arguments = [argument.format(**places) for argument in arguments]
     assert command(tif, tmp_path / "in" / "out" / "found.gpkg", *arguments) == 2

@@ -99,6 +99,8 @@ def test_without_crs_coordinates_are_pixels_and_it_is_said(tmp_path):
     width, height, angle = measure(georeference, [50, 50, 40, 20, math.pi / 4])
     assert math.isnan(width) and math.isnan(height) and angle == pytest.approx(135)
     assert "coordinates are pixels" in georeference.note
+    unplaced = open_georeference(tmp_path, transform=Affine.identity())  # a CRS, but no place
+    assert unplaced.crs is None and "coordinates are pixels" in unplaced.note
     placed = open_georeference(tmp_path, crs=None)
     assert "of its geotransform" in placed.note
     np.testing.assert_array_equal(placed.locate(np.array([[2.0, 2.0]])), [[500_001, 4_999_999]])

@@ -82,19 +82,22 @@ def georeference(source: rasterio.DatasetReader) -> Georeference:
     Control points give the polynomial that GDAL chooses by their number, of degree 1 to 3.
     """
     points, points_crs = source.gcps
-    if source.transform.is_identity and points:
-        transformer, crs = GCPTransformer(points), points_crs
-    else:
-        transformer, crs = AffineTransformer(source.transform), source.crs
-    if crs:
-        return Georeference(pyproj.CRS(crs.to_wkt()).to_2d(), _locator(transformer))
-    if not source.transform.is_identity:
-        note = "no CRS: coordinates are those of its geotransform, sizes in metres are not known"
-    else:
-        note = "no CRS: coordinates are pixels (x right, y down), sizes in metres are not known"
+    placed = not source.transform.is_identity  # what rasterio gives where the file has none
+    if points and points_crs and not placed:
+        return Georeference(_crs(points_crs), _locator(GCPTransformer(points)))
+    locate = _locator(AffineTransformer(source.transform))
+    if source.crs and placed:
+        return Georeference(_crs(source.crs), locate)
+    lacking = "no CRS" if placed else "no georeference"
+    given = "those of its geotransform" if placed else "pixels (x right, y down)"
+    note = f"{lacking}: coordinates are {given}, sizes in metres are not known"
     if source.rpcs:
         note += "; its RPCs are not used, orthorectify it first to get coordinates"
-    return Georeference(None, _locator(transformer), note)
+    return Georeference(None, locate, note)
+
+
+def _crs(crs: rasterio.CRS) -> pyproj.CRS:
+    return pyproj.CRS(crs.to_wkt()).to_2d()
 
 
 def _locator(transformer: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -44,6 +44,12 @@ def find_scenes(source: Path) -> Files:
     return files
 
 
+def check_scenes(files: Files, reading: Reading) -> None:
+    """Opens every scene; raises `UserError` for one that cannot be read as `reading` says."""
+    for _ in _opened(files, reading):
+        pass
+
+
 def predict_objects(
     files: Files, reading: Reading, detector: Detector, min_score: float, output: Path
 ) -> None:
@@ -65,6 +71,7 @@ def predict_objects(
                 write_features(output, _counted(bands), detector.classes, crs)
             else:
                 refuse_equal_stems(files)
+                refuse_white_space(files)
                 write_dota(output, _counted(bands), detector.classes)
 
 
@@ -94,6 +101,13 @@ def refuse_equal_stems(files: Files) -> None:
     for stem, count in collections.Counter(Path(name).stem for name in files).items():
         if count > 1:
             raise UserError(f"{count} images are named {stem}: in a zip they cannot be told apart")
+
+
+def refuse_white_space(files: Files) -> None:
+    """Raises `UserError` for an image name that cannot stand in a DOTA submission."""
+    for name in files:
+        if len(Path(name).stem.split()) != 1:
+            raise UserError(f"image name {name!r} must be one word to stand in a submission")
 
 
 def _opened(files: Files, reading: Reading) -> Iterator[Scene]:

@@ -61,6 +61,8 @@ class Scene:
                 self.georeference = georeference(self.source)
         except RasterioError as error:
             raise UserError(f"{path}: not a raster that can be read: {_line(error)}") from error
+        if not self.source.count:
+            raise UserError(f"{path} is a container of rasters: export one of them as GeoTIFF")
         self.shape = self.source.shape
         self._reading = reading
         self._palette = self._read_palette()
