@@ -21,6 +21,7 @@ from rsfm_jax.errors import UserError
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for, as v5e:8x8 or h200:8")
 JSON = flags.DEFINE_bool("json", False, "Print JSON")
+SEARCH = flags.DEFINE_bool("search", False, "Try batch x remat x mesh; print the fastest that fits")
 
 EXIT_DOES_NOT_FIT = 3
 
@@ -33,11 +34,16 @@ def run(arguments: list[str]) -> int:
     # Imported here: --help and a bad command line need no jax.
     from rsfm_jax.plan.compile import make_plan
     from rsfm_jax.plan.report import as_json, as_text
+    from rsfm_jax.plan.search import search
     from rsfm_jax.plan.targets import parse_target, without_devices
 
     target = parse_target(TOPOLOGY.value)
     without_devices(target)
-    plan = make_plan(config, target)
+    if SEARCH.value:
+        choice, plan = search(config, target, lambda line: print(line, file=sys.stderr))[0]
+        print(f"the fastest that fits: {choice.flags}", file=sys.stderr)
+    else:
+        plan = make_plan(config, target)
     print(json.dumps(as_json(plan, target), indent=2) if JSON.value else as_text(plan, target))
     return EXIT_DOES_NOT_FIT if plan.memory.missing else 0
 

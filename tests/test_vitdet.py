@@ -11,8 +11,9 @@ from einops import rearrange
 from jax.extend.core import jaxprs_in_params
 
 from rsfm_jax.errors import UserError
+from rsfm_jax.flops import training_flops
 from rsfm_jax.models.attention import attention
-from rsfm_jax.models.flops import vitdet_training_flops
+from rsfm_jax.models.flops import vitdet_flops
 from rsfm_jax.models.layers import LayerNorm
 from rsfm_jax.models.relative_positions import fold_relative_positions
 from rsfm_jax.models.sizes import ViTSize, vit_size
@@ -111,7 +112,8 @@ def test_all_global_without_relative_positions_is_the_plain_vit():
 )
 def test_analytic_flops_of_1024_px(name, teraflops):
     # Counted independently of this code, to one decimal.
-    flops = vitdet_training_flops(ViTDetConfig(ViTConfig(vit_size(name)), grid=(64, 64)))
+    config = ViTDetConfig(ViTConfig(vit_size(name)), grid=(64, 64))
+    flops = training_flops(vitdet_flops(config))
     assert flops / 1e12 == pytest.approx(teraflops, abs=0.06)
 
 

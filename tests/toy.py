@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from rsfm_jax.flops import Term
 from tests import tiny
 
 WIDTH = 8
@@ -24,7 +25,7 @@ class ToyTask:
 
     new_weights = ()
 
-    flops_per_image = 1
+    flops = [Term("all", 1, "1")]
     contract = {"unit": "numbers"}
 
     def __init__(self, config, poison=(), on_batch=lambda step: None):

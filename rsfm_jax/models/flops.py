@@ -1,7 +1,11 @@
-"""Analytic FLOPs: matrix products only, 2 a multiply-add, no recompute."""
+"""Analytic FLOPs: matrix products only, 2 a multiply-add, no recompute.
+
+The backward pass of a product is two products, one where nobody takes its input's gradient.
+"""
 
 from rsfm_jax.boxes.anchors import RATIOS
 from rsfm_jax.boxes.roi_align import OUTPUT
+from rsfm_jax.flops import Term, product
 from rsfm_jax.models.classifier import ClassifierConfig
 from rsfm_jax.models.mae import MAEConfig
 from rsfm_jax.models.oriented_rcnn import OrientedRCNN
@@ -10,78 +14,83 @@ from rsfm_jax.models.upernet import POOL_BINS, UPerNet
 from rsfm_jax.models.vitdet import ViTDetConfig, global_blocks
 
 
-def products_flops(size: ViTSize, tokens: int) -> int:
-    """One layer's products with weights: 4 d^2 a token for q, k, v and out, 2 d m for the MLP."""
+def products_of_blocks(name: str, size: ViTSize, tokens: int, passes: int = 3) -> Term:
+    """All layers' products with weights: 4 d^2 a token for q, k, v and out, 2 d m for the MLP."""
     d, m = size.width, size.mlp_dim
-    return size.num_branches * 2 * tokens * (4 * d * d + 2 * d * m)
+    forward = size.depth * size.num_branches * 2 * tokens * (4 * d * d + 2 * d * m)
+    formula = (
+        f"{size.depth} layers x {size.num_branches} branches x 2 x {tokens} tokens x "
+        f"(4 x {d}^2 + 2 x {d} x {m})"
+    )
+    return Term(f"{name} products", forward, formula, passes)
 
 
-def attention_flops(size: ViTSize, queries: int, keys: int) -> int:
-    """One layer's scores and mixing: 2 d each for every query and key."""
-    return size.num_branches * 4 * queries * keys * size.width
+def attention_of_blocks(
+    name: str, size: ViTSize, layers: int, queries: int, keys: int, passes: int = 3
+) -> Term:
+    """Scores and mixing of `layers` layers: 2 d each for every query and key."""
+    forward = layers * size.num_branches * 4 * queries * keys * size.width
+    formula = (
+        f"{layers} layers x {size.num_branches} branches x 4 x {queries} queries x {keys} keys x "
+        f"{size.width}"
+    )
+    return Term(f"{name} attention", forward, formula, passes)
 
 
-def blocks_flops(size: ViTSize, tokens: int) -> int:
-    """Forward FLOPs of one image's blocks of global attention."""
-    return size.depth * (products_flops(size, tokens) + attention_flops(size, tokens, tokens))
+def blocks(name: str, size: ViTSize, tokens: int, passes: int = 3) -> list[Term]:
+    """One image's blocks of global attention."""
+    return [
+        products_of_blocks(name, size, tokens, passes),
+        attention_of_blocks(name, size, size.depth, tokens, tokens, passes),
+    ]
 
 
-def mae_training_flops(config: MAEConfig, image_size: int, channels: int = 3) -> int:
-    """Forward + backward FLOPs of one image: visible tokens only in the encoder.
-
-    The backward pass is twice the forward pass, less the pixels' gradient, which nobody takes.
-    """
+def mae_flops(config: MAEConfig, image_size: int, channels: int = 3) -> list[Term]:
+    """One image: visible tokens only in the encoder, and no gradient of its pixels."""
     encoder, decoder = config.encoder, config.decoder
     patches = (image_size // encoder.patch_size) ** 2
     visible = int(patches * (1 - config.mask_ratio))
     pixels = encoder.patch_size**2 * channels
-    embed = 2 * visible * pixels * encoder.size.width
-    forward = (
-        embed
-        + blocks_flops(encoder.size, visible + 1)
-        + 2 * (visible + 1) * encoder.size.width * decoder.width
-        + blocks_flops(decoder, patches + config.decoder_class_token)
-        + 2 * patches * decoder.width * pixels
-    )
-    return 3 * forward - embed
+    return [
+        product("patch embedding", visible, pixels, encoder.size.width, passes=2),
+        *blocks("encoder", encoder.size, visible + 1),
+        product("decoder embedding", visible + 1, encoder.size.width, decoder.width),
+        *blocks("decoder", decoder, patches + config.decoder_class_token),
+        product("prediction", patches, decoder.width, pixels),
+    ]
 
 
-def classifier_training_flops(
-    config: ClassifierConfig, image_size: int, channels: int = 3
-) -> int:
-    """Forward + backward FLOPs of one image; a probe's backward pass is the head's weights' alone.
-
-    The head's input needs no gradient there.
-    """
+def classifier_flops(config: ClassifierConfig, image_size: int, channels: int = 3) -> list[Term]:
+    """One image; a probe's backward pass is the head's weights' alone."""
     size, patch_size = config.encoder.size, config.encoder.patch_size
     patches = (image_size // patch_size) ** 2
-    embed = 2 * patches * patch_size**2 * channels * size.width
-    encoder = embed + blocks_flops(size, patches + 1)
-    head = 2 * size.width * config.num_classes
-    return encoder + 2 * head if config.probe else 3 * (encoder + head) - embed
+    embed, encoder, head = (1, 1, 2) if config.probe else (2, 3, 3)
+    return [
+        product("patch embedding", patches, patch_size**2 * channels, size.width, embed),
+        *blocks("encoder", size, patches + 1, encoder),
+        product("head", 1, size.width, config.num_classes, head),
+    ]
 
 
-def vitdet_training_flops(config: ViTDetConfig, channels: int = 3) -> int:
-    """Forward + backward FLOPs of one image of the trained grid, without heads.
+def vitdet_flops(config: ViTDetConfig, channels: int = 3) -> list[Term]:
+    """One image of the trained grid, without heads.
 
     Tokens that pad windows and the channels that carry relative positions are not counted:
     they are no work of the model's.
     """
     size, (rows, columns) = config.encoder.size, config.grid
-    tokens = rows * columns
+    tokens, pixels = rows * columns, config.encoder.patch_size**2 * channels
     whole = len(set(global_blocks(size.depth)))
-    embed = 2 * tokens * config.encoder.patch_size**2 * channels * size.width
-    forward = (
-        embed
-        + size.depth * products_flops(size, tokens)
-        + whole * attention_flops(size, tokens, tokens)
-        + (size.depth - whole) * attention_flops(size, tokens, config.window**2)
-    )
-    return 3 * forward - embed
+    return [
+        product("patch embedding", tokens, pixels, size.width, passes=2),
+        products_of_blocks("encoder", size, tokens),
+        attention_of_blocks("global", size, whole, tokens, tokens),
+        attention_of_blocks("windowed", size, size.depth - whole, tokens, config.window**2),
+    ]
 
 
-def oriented_rcnn_training_flops(model: OrientedRCNN, channels: int = 3) -> int:
-    """Forward + backward FLOPs of one image: backbone, pyramid and both stages' layers.
+def oriented_rcnn_flops(model: OrientedRCNN, channels: int = 3) -> list[Term]:
+    """One image: backbone, pyramid and both stages' layers.
 
     The second stage counts the sampled regions. Pooling, overlaps and suppression are no matrix
     products.
@@ -89,44 +98,44 @@ def oriented_rcnn_training_flops(model: OrientedRCNN, channels: int = 3) -> int:
     backbone, width = model.backbone, model.backbone.encoder.size.width
     rows, columns = backbone.grid
     patch_size = backbone.encoder.patch_size
-    rpn, roi = model.rpn, model.roi
+    rpn, roi, features = model.rpn, model.roi, model.channels
 
     def cells(stride: int) -> int:
         return -(-rows * patch_size // stride) * -(-columns * patch_size // stride)
 
-    p2, p3, p4, p5, _ = (cells(stride) for stride in rpn.strides)
+    p2, p3, p4, p5, _ = levels = [cells(stride) for stride in rpn.strides]
     half, quarter = width // 2, width // 4
-    upsampling = 4 * p4 * width * half + 4 * p3 * half * quarter + 4 * p4 * width * half
     maps = zip((p2, p3, p4, p5), (quarter, half, width, width), strict=True)
-    smoothing = sum(size * (depth + 9 * model.channels) for size, depth in maps) * model.channels
     outputs = len(RATIOS) * (1 + 6)
-    proposing = sum(map(cells, rpn.strides)) * model.channels * (9 * model.channels + outputs)
-    pooled = OUTPUT * OUTPUT * model.channels
-    region = (pooled + roi.hidden + roi.num_classes + 1 + 5) * roi.hidden
-    heads = 2 * (upsampling + smoothing + proposing + roi.samples * region)
-    return vitdet_training_flops(backbone, channels) + 3 * heads
+    pooled = OUTPUT * OUTPUT * features
+    return [
+        *vitdet_flops(backbone, channels),
+        product("pyramid upsampling, to 1/8 and 1/4", p4, width, 2 * 4 * half),
+        product("pyramid upsampling, 1/8 to 1/4", p3, half, 4 * quarter),
+        *(
+            product(f"pyramid map of {size} cells", size, depth + 9 * features, features)
+            for size, depth in maps
+        ),
+        product("proposals", sum(levels), features, 9 * features + outputs),
+        product("regions", roi.samples, pooled + roi.hidden + roi.num_classes + 1 + 5, roi.hidden),
+    ]
 
 
-def upernet_training_flops(model: UPerNet, channels: int = 3) -> int:
-    """Forward + backward FLOPs of one image of the trained grid: backbone and convolutions.
-
-    Resizing and pooling are not counted.
-    """
+def upernet_flops(model: UPerNet, channels: int = 3) -> list[Term]:
+    """One image of the trained grid: backbone and convolutions; no resizing, no pooling."""
     width, features = model.backbone.encoder.size.width, model.channels
     rows, columns = model.backbone.grid
-    pixels = [
-        *(rows * columns * scale**2 for scale in (4, 2, 1)),  # of the four maps, finest first
-        -(-rows // 2) * -(-columns // 2),
-    ]
-    upsampling = 2 * width * width * 4 * (pixels[2] + pixels[1] + pixels[2])
-    pooling = 2 * width * features * sum(bins**2 for bins in POOL_BINS)
+    # Pixels of the four maps, finest first.
+    fine, middle, coarse = (rows * columns * scale**2 for scale in (4, 2, 1))
+    coarsest = -(-rows // 2) * -(-columns // 2)
     pooled = width + len(POOL_BINS) * features
-    head = (
-        pooling
-        + 2 * 9 * pooled * features * pixels[3]
-        + sum(2 * (width + 9 * features) * features * count for count in pixels[:3])
-        + 2 * 9 * len(pixels) * features * features * pixels[0]
-        + 2 * features * model.num_classes * pixels[0]
-    )
-    auxiliary = 2 * (9 * width + model.num_classes) * model.auxiliary_channels * pixels[2]
-    return vitdet_training_flops(model.backbone, channels) + 3 * (upsampling + head + auxiliary)
+    return [
+        *vitdet_flops(model.backbone, channels),
+        product("pyramid upsampling", 2 * coarse + middle, width, 4 * width),
+        product("pooled maps", sum(bins**2 for bins in POOL_BINS), width, features),
+        product("pooling bottleneck", coarsest, 9 * pooled, features),
+        product("lateral maps", fine + middle + coarse, width + 9 * features, features),
+        product("fusion", fine, 9 * 4 * features, features),
+        product("classes", fine, features, model.num_classes),
+        product("auxiliary head", coarse, 9 * width + model.num_classes, model.auxiliary_channels),
+    ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from rsfm_jax.flops import Term, training_flops
 from rsfm_jax.plan import hlo, targets
 from rsfm_jax.plan.collectives import Collective, collectives
 from rsfm_jax.plan.products import product_flops
@@ -83,7 +84,7 @@ class Plan:
       batch_size: global.
       remat: activation checkpointing policy.
       parameters: elements of the weights.
-      flops: analytic, of one step of all devices, without recomputation.
+      terms: analytic FLOPs of one image, without recomputation, with their formulas.
       computed_flops: of the products as traced, with recomputation and padding.
       memory: of one device.
       facts: of the compiled program; None where it does not fit and is refused.
@@ -95,10 +96,15 @@ class Plan:
     batch_size: int
     remat: str
     parameters: int
-    flops: int
+    terms: list[Term]
     computed_flops: int
     memory: Memory
     facts: Facts | None
+
+    @property
+    def flops(self) -> int:
+        """Analytic FLOPs of one step of all devices."""
+        return self.batch_size * training_flops(self.terms)
 
     @property
     def images_per_second(self) -> float | None:
@@ -118,12 +124,13 @@ def make_plan(config: Any, target: Target) -> Plan:
     check_values(config, COMMON_RULES)
     mesh = make_mesh(config, targets.devices(target))
     check_batch(config, mesh)
-    task = make_task(config, mesh)
-    program = build_program(task, config, mesh)
-    batch = task.abstract_batch()
-    with jax.set_mesh(mesh), targets.cudnn_of(target):
-        traced = program.train_step.trace(program.abstract_state, batch)
-        compiled = _compile(traced.lower(), target)
+    with targets.cudnn_of(target):
+        task = make_task(config, mesh)
+        program = build_program(task, config, mesh)
+        batch = task.abstract_batch()
+        with jax.set_mesh(mesh):
+            traced = program.train_step.trace(program.abstract_state, batch)
+            compiled = _compile(traced.lower(), target)
     memory = _memory(compiled, program, batch, target)
     computed = product_flops(traced.jaxpr.jaxpr)
     facts = None
@@ -136,7 +143,7 @@ def make_plan(config: Any, target: Target) -> Plan:
         batch_size=config.batch_size,
         remat=config.model.remat,
         parameters=sum(x.size for x in jax.tree.leaves(program.abstract_state.params)),
-        flops=config.batch_size * task.flops_per_image,
+        terms=task.flops,
         computed_flops=computed,
         memory=memory,
         facts=facts,

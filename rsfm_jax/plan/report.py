@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from rsfm_jax.flops import Term
 from rsfm_jax.plan.compile import Memory, Plan
 from rsfm_jax.plan.targets import Target
 from rsfm_jax.sharding.hardware import GIB
@@ -13,6 +14,7 @@ def as_json(plan: Plan, target: Target) -> dict[str, Any]:
     facts = plan.facts
     limits = facts.roofline if facts else None
     return dataclasses.asdict(plan) | {
+        "flops": plan.flops,
         "fits": plan.memory.missing == 0,
         "missing_bytes": plan.memory.missing,
         "binds": limits.binds if limits else None,
@@ -38,23 +40,31 @@ def as_text(plan: Plan, target: Target) -> str:
         f"({plan.batch_size // shards} images a device), remat {plan.remat}",
         f"parameters   {plan.parameters:,}",
         *_memory(plan.memory),
-        f"FLOPs        {plan.flops:.3e} a step, analytic; products as traced "
-        f"{plan.computed_flops:.3e}",
+        f"FLOPs        {plan.flops:.4e} a step, analytic; {plan.computed_flops:.4e} as traced, "
+        "with recomputation and padding",
+        *(_term(term) for term in plan.terms),
     ]
     return "\n".join(lines + _facts(plan, target))
 
 
+def _term(term: Term) -> str:
+    return f"  an image   {term.name}: {term.training:.3e} = {term.passes} x {term.formula}"
+
+
 def _memory(memory: Memory) -> list[str]:
     parts = ("weights", "optimizer", "batch", "temporaries", "program")
-    each = ", ".join(f"{part} {getattr(memory, part) / GIB:.2f}" for part in parts)
-    verdict = f"peak {memory.peak / GIB:.2f} GiB"
+    each = ", ".join(f"{part} {size(getattr(memory, part))}" for part in parts)
+    verdict = f"peak {size(memory.peak)}"
     if memory.missing:
-        verdict += (
-            f" of {memory.capacity / GIB:.2f}: does not fit, {memory.missing / GIB:.2f} GiB missing"
-        )
+        verdict += f" of {size(memory.capacity)}: does not fit, {size(memory.missing)} missing"
     elif memory.capacity:
-        verdict += f" of {memory.capacity / GIB:.2f}: fits"
-    return [f"a device     {each} GiB", f"memory       {verdict}"]
+        verdict += f" of {size(memory.capacity)}: fits"
+    return [f"a device     {each}", f"memory       {verdict}"]
+
+
+def size(count: int) -> str:
+    """Bytes to read: GiB, below one MiB."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
 
 
 def _facts(plan: Plan, target: Target) -> list[str]:

@@ -18,14 +18,24 @@ from rsfm_jax.data.loader import Loader
 from rsfm_jax.evaluation.classification import accuracies, draw_confusion
 from rsfm_jax.evaluation.features import map_batches
 from rsfm_jax.models.classifier import Classifier, ClassifierConfig
-from rsfm_jax.models.flops import classifier_training_flops
+from rsfm_jax.models.flops import classifier_flops
 from rsfm_jax.sharding.rules import replicated
 from rsfm_jax.tasks import encoder, images
 from rsfm_jax.training.state import Batch, Metrics, Variables
 from rsfm_jax.training.validate import NAMES, RATE, check_values
 
 # What classification reads beyond `COMMON_RULES`.
-RULES = encoder.RULES | images.RULES | {"model.label_smoothing": RATE, "data.classes": NAMES}
+RULES = (
+    encoder.RULES
+    | images.RULES
+    | {
+        "model.label_smoothing": RATE,
+        "data.classes": (
+            lambda x: NAMES[0](x) and len(x) == len(set(x)) != 1,
+            "two or more different names, or () for those of the source",
+        ),
+    }
+)
 
 
 class Classify:
@@ -49,7 +59,7 @@ class Classify:
             probe="encoder" in config.model.frozen,
         )
         self.model = Classifier(self.classifier)
-        self.flops_per_image = classifier_training_flops(self.classifier, config.data.image_size)
+        self.flops = classifier_flops(self.classifier, config.data.image_size)
         self.contract = encoder.image_contract(config) | {"classes": list(self.classes)}
         self._logits = jax.jit(self.logits, out_shardings=replicated(mesh))
 

@@ -16,7 +16,7 @@ from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.sources import Source, open_source
 from rsfm_jax.data.symmetries import apply_to_boxes, apply_to_images, draw_symmetries
 from rsfm_jax.errors import UserError
-from rsfm_jax.models.flops import oriented_rcnn_training_flops
+from rsfm_jax.models.flops import oriented_rcnn_flops
 from rsfm_jax.models.oriented_rcnn import OrientedRCNN
 from rsfm_jax.models.oriented_rpn import RPNConfig
 from rsfm_jax.models.pyramid import pyramid_strides
@@ -120,7 +120,7 @@ class Detect:
         self.class_names = tuple(config.data.classes)
         self.fill = tuple(round(255 * mean) for mean in config.data.mean)
         self.transform = self._transform()
-        self.flops_per_image = oriented_rcnn_training_flops(self.model)
+        self.flops = oriented_rcnn_flops(self.model)
         self.contract = encoder.image_contract(config) | {"classes": list(self.class_names)}
         self._whole_images = detect_evaluation.WholeImages(config, mesh)
         self._predict = jax.jit(self._detections, out_shardings=replicated(mesh))

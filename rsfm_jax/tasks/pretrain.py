@@ -12,7 +12,7 @@ from rsfm_jax.data.device import normalize
 from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.sources import open_source
 from rsfm_jax.errors import UserError
-from rsfm_jax.models.flops import mae_training_flops
+from rsfm_jax.models.flops import mae_flops
 from rsfm_jax.models.mae import MAE, MAEConfig, draw_mask, reconstruction_loss, targets
 from rsfm_jax.models.sizes import ViTSize
 from rsfm_jax.sharding.rules import tree_shardings, unbox
@@ -78,7 +78,7 @@ class Pretrain:
         self.config, self.mesh = config, mesh
         self.mae = mae_config(config, mesh.devices.flat[0].platform)
         self.model = MAE(self.mae)
-        self.flops_per_image = mae_training_flops(self.mae, config.data.image_size)
+        self.flops = mae_flops(self.mae, config.data.image_size)
         self.contract = encoder.image_contract(config)
         self._reconstruction = Reconstruction(config, self.mae, mesh)
         self._probe = Probe(config, self.mae.encoder, mesh, self._random_params)

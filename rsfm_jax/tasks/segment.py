@@ -13,7 +13,7 @@ from rsfm_jax.data.device import normalize, random_flip
 from rsfm_jax.data.loader import Loader
 from rsfm_jax.data.photometric import distort
 from rsfm_jax.data.segmentation import crop_pair
-from rsfm_jax.models.flops import upernet_training_flops
+from rsfm_jax.models.flops import upernet_flops
 from rsfm_jax.models.resampling import resize_bilinear
 from rsfm_jax.models.segmentation_losses import segmentation_loss
 from rsfm_jax.models.upernet import UPerNet
@@ -84,7 +84,7 @@ class Segment:
             config.model.channels,
             config.model.auxiliary_channels,
         )
-        self.flops_per_image = upernet_training_flops(self.model)
+        self.flops = upernet_flops(self.model)
         self.contract = encoder.image_contract(config) | {"classes": list(self.protocol.classes)}
         self._evaluation = TileEvaluation(config, self.protocol, self.predict, mesh)
 

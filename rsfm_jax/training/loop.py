@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from rsfm_jax.errors import RunError, UserError
 from rsfm_jax.files import write_text
+from rsfm_jax.flops import training_flops
 from rsfm_jax.sharding.hardware import peak_flops
 from rsfm_jax.sharding.mesh import Placement
 from rsfm_jax.training.checkpoints import (
@@ -73,7 +74,7 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
         with closing(reporter), closing(task.batches(placement.rows, start)) as batches:
             train_step = compile_step(program, task)
             clock = Clock()
-            steps = StepLog(reporter, clock, batches, config, task.flops_per_image)
+            steps = StepLog(reporter, clock, batches, config, training_flops(task.flops))
             for step in range(start, config.total_steps + 1):
                 at_end = step == config.total_steps
                 if at_end or (step > start and due(step, config.checkpoint.every_steps)):

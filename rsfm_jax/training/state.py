@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rsfm_jax.flops import Term
+
 Params = Any
 Variables = dict[str, Any]  # "params" and, where the model has them, "batch_stats"
 Batch = dict[str, Any]
@@ -17,7 +19,7 @@ Metrics = dict[str, Any]
 class Task(Protocol):
     """What the loop needs of a task; it knows none by name."""
 
-    flops_per_image: int  # forward + backward, analytic
+    flops: list[Term]  # of one image, analytic
     contract: dict[str, Any]  # how inputs must look; stored in every checkpoint
     new_weights: tuple[str, ...]  # names that the encoder has and a pretrained one need not
 
