@@ -30,7 +30,7 @@ def known_detector(find):
         codes = tiles[:, 0, 0].astype(np.int64) @ [1 << 16, 1 << 8, 1]
         mask = (1 << BITS) - 1
         places = zip(codes >> 2 * BITS, codes & mask, codes >> BITS & mask, strict=True)
-        rows = [_padded(*find(*place, tiles.shape[1])) for place in places]
+        rows = [padded(*find(*place, tiles.shape[1])) for place in places]
         return Detections(*(np.stack(column) for column in zip(*rows, strict=True)))
 
     return predict
@@ -57,7 +57,8 @@ def _codes(number, height, width):
     return np.stack([code >> 16, code >> 8 & 255, code & 255], axis=-1).astype(np.uint8)
 
 
-def _padded(boxes, scores, classes):
+def padded(boxes, scores, classes):
+    """One tile's row of `Detections`, by falling score."""
     count = len(scores)
     order = np.argsort(-np.asarray(scores), kind="stable")
     room = np.zeros((ROOM, 5), np.float32), np.zeros(ROOM, np.float32), np.zeros(ROOM, np.int32)

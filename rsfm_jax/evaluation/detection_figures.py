@@ -22,7 +22,10 @@ def draw_precision_recall(path: Path, evaluation) -> None:
     for axes, label in zip(panels, shown, strict=False):
         curve = evaluation.curves[label]
         average = evaluation.average_precision[label, 0]
-        axes.plot(curve.recall, curve.precision, drawstyle="steps-pre")
+        if len(curve.recall):  # from recall 0, so that a single detection shows, too
+            recall = np.insert(curve.recall, 0, 0)
+            precision = np.insert(curve.precision, 0, curve.precision[0])
+            axes.plot(recall, precision, drawstyle="steps-pre")
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
         axes.set_title(f"{evaluation.classes[label]}  {average:.3f}", fontsize=9)
     threshold = evaluation.thresholds[0]

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -16,6 +16,7 @@ from rsfm_jax.evaluation.figures import save
 LONG_SIDE = 900  # pixels that a picture is shrunk to, about what the page shows
 WIDTH = 5.5  # inches of a picture
 COLUMNS = 6  # of the legend
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples spread evenly, however many
 
 
 class Boxes(NamedTuple):
@@ -57,7 +58,7 @@ def draw_detections(
       classes: their names; a legend has those that occur.
       min_score: what the detections drawn have at least, for the title.
     """
-    colours = matplotlib.colormaps["hsv"](np.linspace(0, 1, len(classes), endpoint=False))
+    colours = _colours(len(classes))
     heights = [min(2 * WIDTH, WIDTH * len(p.pixels) / p.pixels.shape[1]) for p in pictures]
     size = 2 * WIDTH, sum(heights) + 0.3 * len(pictures) + 0.6  # titles and legend
     figure = Figure(figsize=size, dpi=110, layout="constrained")
@@ -76,6 +77,13 @@ def draw_detections(
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=COLUMNS, fontsize=8)
     save(figure, path)
+
+
+def _colours(count: int) -> np.ndarray:
+    """Bright RGB colours [count, 3] in 0..1; neighbours in the list are far apart."""
+    number = np.arange(count)
+    hue = number * GOLDEN_RATIO % 1
+    return hsv_to_rgb(np.stack([hue, 1 - 0.4 * (number % 2), np.ones(count)], axis=-1))
 
 
 def _draw(axes, pixels: np.ndarray, boxes: Boxes | None, colours: np.ndarray) -> None:

@@ -48,7 +48,7 @@ class Reporter:
         finite = {key: x if math.isfinite(x) else None for key, x in metrics.items()}
         self._lines.write(json.dumps({"step": step, **finite}) + "\n")  # JSON has no NaN
         for key, value in metrics.items():
-            self._board.add_scalar(key, value, step)
+            self._board.add_scalar(key.replace(":", "-"), value, step)  # it takes no colons
         text = summary(metrics)
         if self._bar.disable:
             log.info("step %d/%d  %s", step, self._bar.total, text)
