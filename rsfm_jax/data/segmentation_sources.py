@@ -3,9 +3,10 @@
 The raw downloads give whole tiles, as their published scores want them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,11 +41,11 @@ def open_segmentation(source: str, split: str) -> Source:
     """
     folder = Path(source).expanduser()
     if (folder / potsdam.RGB).is_dir():
-        return PairSource(_of_splits(_potsdam_pairs, folder, split), potsdam.CLASSES_6, _potsdam)
+        return PairSource(folder, split, _potsdam_pairs, _potsdam, potsdam.CLASSES_6)
     if any(folder.glob("*/*/images_png")):
-        return PairSource(_of_splits(_loveda_pairs, folder, split), loveda.CLASSES, _loveda)
+        return PairSource(folder, split, _loveda_pairs, _loveda, loveda.CLASSES)
     if any(folder.glob("masks")) or any(folder.glob("*/masks")):
-        return PairSource(_of_splits(_folder_pairs, folder, split), (), _plain)
+        return PairSource(folder, split, _folder_pairs, _plain, ())
     opened = open_source(source, split)
     if not opened.cover_names:
         raise UserError(
@@ -60,8 +61,18 @@ class PairSource:
     class_names = object_names = ()
     labels = None
 
-    def __init__(self, pairs: Sequence[Pair], cover_names: tuple[str, ...], decode: DecodeMask):
-        self._pairs, self._decode = pairs, decode
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        list_pairs: Callable[[Path, str], Iterator[Pair]],
+        decode: DecodeMask,
+        cover_names: tuple[str, ...],
+    ):
+        self._folder, self._decode = folder, decode
+        self._pairs = [pair for name in split.split("+") for pair in list_pairs(folder, name)]
+        if not self._pairs:
+            raise UserError(f"{folder}: no images of split {split!r}")
         self.cover_names = cover_names
 
     def __len__(self) -> int:
@@ -78,15 +89,11 @@ class PairSource:
         """The image file's path."""
         return str(self._pairs[index].image)
 
-
-def _of_splits(
-    pairs: Callable[[Path, str], Iterator[Pair]], folder: Path, split: str
-) -> list[Pair]:
-    """The pairs of all splits that `split` names; raises where there are none."""
-    found = [pair for name in split.split("+") for pair in pairs(folder, name)]
-    if not found:
-        raise UserError(f"{folder}: no images of split {split!r}")
-    return found
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """A checksum of the images' paths below the folder."""
+        files = (image.relative_to(self._folder).as_posix() for image, _ in self._pairs)
+        return {"files": zlib.crc32("\n".join(files).encode())}
 
 
 def _folder_pairs(folder: Path, split: str) -> Iterator[Pair]:

@@ -1,0 +1,260 @@
+"""Does segmentation learn from real masks, and does MAE pretraining help it?
+
+    python -m benchmarks.segment_real --data=DATA --workdir=runs/segment_real [--part=PART]
+
+DATA holds real samples: `roads/training/{images,groundtruth}` (grey levels), `loveda/` (raw
+layout), `potsdam/{img_dir,ann_dir}` (0 = boundary), `scenes/{aid,rsscn7}` and `unlabelled/`.
+Parts, all unless named:
+
+* overfit: a tiny UPerNet memorises a few pairs of each of the three sets;
+* pretraining: an encoder pretrained on the scenes against one from scratch, both fine-tuned on
+  10, 50 and 100 % of 20 road pairs and scored on the 10 others, five seeds;
+* synthetic: Potsdam and LoveDA in their raw layouts, from `data_prep` to a submission.
+
+Prints the tables of docs/results.md. Finished runs are kept in WORKDIR, so that an interrupted
+experiment goes on.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.aid_probe import interval
+from configs import mae_aid_tiny, segment_tiny
+from rsfm_jax.data.formats import IGNORE, loveda, potsdam
+from rsfm_jax.files import write_atomically, write_text
+from rsfm_jax.sharding.mesh import make_mesh
+from rsfm_jax.tasks import make_task
+from rsfm_jax.training import loop
+
+ROADS = ("background", "road")
+FRACTIONS = (0.1, 0.5, 1.0)
+STARTS = ("pretrained", "scratch")
+SEEDS = 5
+HELD_OUT = 10  # of the 30 road pairs
+
+Pairs = Iterator[tuple[str, np.ndarray, np.ndarray]]  # stem, image [H, W, 3], mask [H, W]
+
+
+def road_pairs(data: Path) -> Pairs:
+    """Images of 400 px and what is lighter than mid grey in their masks."""
+    for image in sorted((data / "roads/training/images").iterdir()):
+        mask = cv2.imread(str(data / "roads/training/groundtruth" / image.name), 0)
+        yield image.stem, cv2.imread(str(image)), (mask > 127).astype(np.uint8)
+
+
+def loveda_pairs(data: Path) -> Pairs:
+    """Images of 1024 px."""
+    for image in sorted((data / "loveda/Train/Rural/images_png").iterdir()):
+        values = cv2.imread(str(image.parents[1] / "masks_png" / image.name), 0)
+        yield image.stem, cv2.imread(str(image)), loveda.decode_mask(values, image.name)
+
+
+def potsdam_pairs(data: Path) -> Pairs:
+    """Crops of 512 px; their masks hold 1 to 6, and 0 for boundaries."""
+    for image in sorted((data / "potsdam/img_dir").iterdir()):
+        values = cv2.imread(str(data / "potsdam/ann_dir" / f"{image.stem}.png"), 0)
+        mask = np.where((values > 0) & (values < 6), values - 1, IGNORE).astype(np.uint8)
+        yield image.stem, cv2.imread(str(image)), mask
+
+
+def write_pairs(folder: Path, pairs: Pairs, shrink: int) -> None:
+    """FOLDER/images and FOLDER/masks, both sides divided by `shrink`."""
+    for stem, image, mask in pairs:
+        size = (mask.shape[1] // shrink, mask.shape[0] // shrink)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        for part, pixels in (("images", image), ("masks", mask)):
+            write_atomically(
+                folder / part / f"{stem}.png",
+                lambda path, pixels=pixels: cv2.imwrite(str(path), pixels),
+            )
+
+
+def tiny_config(source: Path, classes: tuple[str, ...]) -> Any:
+    """A UPerNet of 32 channels on the encoder of `configs/mae_aid_tiny.py`."""
+    config = segment_tiny.get_config()
+    config.batch_size = 8
+    config.model.channels = 32
+    config.model.auxiliary_channels = 16
+    config.optimizer.base_batch_size = 8
+    config.optimizer.layer_decay = 1.0
+    config.data.source = str(source)
+    config.data.classes = classes
+    config.eval.source = ""
+    config.eval.every_steps = 0
+    config.checkpoint.every_steps = 0
+    config.checkpoint.keep_last = 1
+    return config
+
+
+def run(config: Any, workdir: Path) -> dict[str, float]:
+    """Trains, or finds it done: the last evaluation and `minutes`."""
+    done = workdir / "result.json"
+    if not done.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        mesh = make_mesh(config)
+        start, cpu = time.perf_counter(), time.process_time()
+        loop.train(make_task(config, mesh), config, mesh, workdir)
+        spent = {
+            "minutes": (time.perf_counter() - start) / 60,
+            "cpu_minutes": (time.process_time() - cpu) / 60,
+        }
+        last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+        write_text(done, json.dumps(last | spent, indent=1))
+    return json.loads(done.read_text())
+
+
+def overfit(data: Path, workdir: Path) -> str:
+    """mIoU on the very pairs that were trained on."""
+    sets: dict[str, tuple[Callable[[Path], Pairs], int, int, tuple[str, ...]]] = {
+        "roads": (road_pairs, 2, 4, ROADS),
+        "loveda": (loveda_pairs, 8, 2, loveda.CLASSES),
+        "potsdam": (potsdam_pairs, 4, 1, potsdam.CLASSES_5),
+    }
+    lines = [
+        "| pairs | px | mIoU | OA | CPU minutes |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, (read, shrink, count, classes) in sets.items():
+        folder = workdir / "pairs" / name
+        if not folder.exists():
+            pairs = list(read(data))[:count]
+            write_pairs(folder, iter(pairs), shrink)
+        config = tiny_config(folder, classes)
+        config.total_steps = 400
+        config.optimizer.base_lr = 2e-3
+        config.data.scale = (1.0, 1.0)
+        config.data.photometric = False
+        config.data.vertical_flip = config.data.horizontal_flip = 0.0
+        config.eval.split = "train"
+        scores = run(config, workdir / "overfit" / name)
+        side = cv2.imread(str(next((folder / "masks").iterdir())), 0).shape[0]
+        lines.append(
+            f"| {count} of {name} | {side} | {scores['eval/miou']:.3f} | {scores['eval/oa']:.3f} | "
+            f"{scores['cpu_minutes']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def link(target: Path, files: list[Path]) -> None:
+    """TARGET/NAME for every file, numbered where two would have one name."""
+    target.mkdir(parents=True, exist_ok=True)
+    for number, file in enumerate(files):
+        place = target / f"{number:04d}_{file.name}"
+        if not place.is_symlink():
+            os.symlink(file.absolute(), place)
+
+
+def pretrain(data: Path, workdir: Path) -> float:
+    """Pretrains on scenes without labels; none of them is a road pair. Gives the CPU minutes."""
+    scenes = [*(data / "scenes").rglob("*.jpg"), *(data / "unlabelled").glob("*.*")]
+    link(workdir / "scenes", sorted(scenes))
+    config = mae_aid_tiny.get_config()
+    config.total_steps = 600
+    config.data.source = str(workdir / "scenes")
+    config.eval.every_steps = 0
+    return run(config, workdir / "mae")["cpu_minutes"]
+
+
+def pretraining(data: Path, workdir: Path) -> str:
+    """Pretrained against scratch on unseen road images, by share of the labelled ones."""
+    pairs = workdir / "pairs" / "all_roads"
+    if not pairs.exists():
+        write_pairs(pairs, road_pairs(data), shrink=2)
+    minutes = pretrain(data, workdir)
+    stems = sorted(file.stem for file in (pairs / "images").iterdir())
+    scores: dict[tuple[float, str], list[float]] = {}
+    for seed in range(SEEDS):
+        order = np.random.default_rng(seed).permutation(stems)
+        split = workdir / "splits" / f"seed{seed}"
+        for name, part in (("val", order[:HELD_OUT]), ("train", order[HELD_OUT:])):
+            for kind in ("images", "masks"):
+                link(split / name / kind, [pairs / kind / f"{stem}.png" for stem in sorted(part)])
+        for fraction in FRACTIONS:
+            for start in STARTS:
+                config = tiny_config(split, ROADS)
+                config.seed = seed
+                config.total_steps = 150
+                config.data.fraction = fraction
+                config.init_from = str(workdir / "mae") if start == "pretrained" else ""
+                place = workdir / "roads" / f"seed{seed}" / f"{fraction}" / start
+                result = run(config, place)
+                scores.setdefault((fraction, start), []).append(result["eval/miou"])
+                print(
+                    f"seed {seed}, {fraction:.0%}, {start}: {result['eval/miou']:.3f}", flush=True
+                )
+    lines = [
+        "| labelled pairs | pretrained, mIoU | scratch, mIoU | gain |",
+        "| --- | --- | --- | --- |",
+    ]
+    for fraction in FRACTIONS:
+        ours, scratch = (scores[fraction, start] for start in STARTS)
+        gains = [a - b for a, b in zip(ours, scratch, strict=True)]
+        count = round(fraction * (len(stems) - HELD_OUT))
+        lines.append(f"| {count} | {interval(ours)} | {interval(scratch)} | {interval(gains)} |")
+    return "\n".join([*lines, f"\nPretraining: {minutes:.1f} CPU minutes."])
+
+
+def synthetic(data: Path, workdir: Path) -> str:
+    """Both data sets end to end by the commands that users type."""
+    raw, prepared = workdir / "raw", workdir / "prepared"
+    small = [
+        *("--config.batch_size=8", "--config.optimizer.base_batch_size=8"),
+        *("--config.total_steps=150", "--config.optimizer.warmup_steps=15"),
+        *("--config.optimizer.base_lr=1e-3", "--config.optimizer.layer_decay=1.0"),
+        *("--config.model.patch_size=8", "--config.model.dtype=float32"),
+        *("--config.model.window=8", "--config.model.pretrained_image_size=64"),
+        *("--config.model.channels=32", "--config.model.auxiliary_channels=16"),
+        *("--config.model.drop_path=0.0", "--config.data.image_size=64"),
+        *("--config.eval.stride=64", "--config.eval.every_steps=0"),
+    ]
+    command("data_prep", "build", "synthetic", f"--source={raw}", f"--data_dir={prepared}")
+    lines = ["| data set | tiles | mIoU | mF1 | OA |", "| --- | --- | --- | --- | --- |"]
+    for name, tiles, extra in (
+        ("potsdam", "14 of test", [f"--config.eval.source={raw / 'potsdam'}"]),
+        ("loveda", "2 of val", ["--config.eval.submission_split=test"]),
+    ):
+        command("data_prep", "build", name, f"--source={raw / name}", f"--data_dir={prepared}")
+        place = workdir / f"synthetic_{name}"
+        source = f"--config.data.source={prepared / name}"
+        config = f"--config=configs/segment_{name}.py:vit_nano4x2"
+        command("launch.main", config, f"--workdir={place}", source, *small, *extra)
+        last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
+        scores = " | ".join(f"{last[f'eval/{key}']:.3f}" for key in ("miou", "mf1", "oa"))
+        lines.append(f"| {name} | {tiles} | {scores} |")
+    return "\n".join(lines)
+
+
+def command(module: str, *arguments: str) -> None:
+    """Runs `python -m MODULE`; its failure ends this run."""
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+PARTS: dict[str, Callable[[Path, Path], str]] = {
+    part.__name__: part for part in (overfit, pretraining, synthetic)
+}
+
+
+def main() -> None:
+    """Runs what is missing and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    arguments = parser.parse_args()
+    for part in arguments.part or PARTS:
+        print(f"\n{part}\n{PARTS[part](arguments.data, arguments.workdir)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
