@@ -6,6 +6,8 @@ from rsfm_jax.interop.positions import position_table
 from rsfm_jax.models.sizes import ViTSize
 
 torch = pytest.importorskip("torch", reason="the models compared with need torch")
+save_file = pytest.importorskip("safetensors.torch").save_file
+load_file = pytest.importorskip("safetensors.torch").load_file
 transformers = pytest.importorskip("transformers", reason="ViTMAE comes from there")
 vision_transformer = pytest.importorskip(
     "timm.models.vision_transformer", reason="the ViT compared with comes from timm"

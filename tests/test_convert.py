@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from safetensors.torch import save_file
 
 from launch.convert import main
 from rsfm_jax.interop.check import our_features
@@ -36,7 +35,17 @@ from rsfm_jax.training.checkpoints import (
 from rsfm_jax.training.state import create_state
 from rsfm_jax.training.transfer import load_initial
 from tests import tiny
-from tests.foreign_models import IMAGE, PATCH, SIDE, SIZE, timm_model, torch, unsettle, vitmae
+from tests.foreign_models import (
+    IMAGE,
+    PATCH,
+    SIDE,
+    SIZE,
+    save_file,
+    timm_model,
+    torch,
+    unsettle,
+    vitmae,
+)
 from tests.weights import random_weights
 
 

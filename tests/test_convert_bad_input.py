@@ -6,12 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
 from launch.convert import main
 from rsfm_jax.interop import importing
 from rsfm_jax.models import sizes
-from tests.foreign_models import SIZE, timm_model, torch, vitmae
+from tests.foreign_models import SIZE, load_file, save_file, timm_model, torch, vitmae
 
 
 @pytest.fixture(autouse=True)
