@@ -13,6 +13,7 @@ def get_config(task: str, size: str) -> ConfigDict:
     config.total_steps = 1
     config.init_from = ""  # a work folder or checkpoint whose weights to start from
     config.nonfinite_limit = 10  # skipped steps in a row that end the run
+    config.nonfinite_rollbacks = 0  # instead, goes back to the last checkpoint, with later batches
     config.log_every_steps = 50  # this and the other every_steps: 0 leaves it to the end
 
     config.model = ConfigDict()

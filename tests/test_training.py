@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +52,10 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_run(tmp_path):
         if step == 13:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Preempted, match="before step 14"):
+    with pytest.raises(Preempted, match="before step 13"):
         run(tmp_path / "cut", on_batch=stop_at)
     resumed = run(tmp_path / "cut")
-    assert resumed.seen[0] == 14
+    assert resumed.seen[0] == 13
     assert whole.evaluated == [0, 20]
     assert metrics_by_step(tmp_path / "cut") == metrics_by_step(tmp_path / "whole")
     assert len(metrics_by_step(tmp_path / "whole")) == 21
@@ -81,6 +82,54 @@ def test_non_finite_steps_are_skipped_and_counted(tmp_path):
 def test_too_many_non_finite_steps_stop_with_the_examples(tmp_path):
     with pytest.raises(loop.NonFiniteError, match=r"step 7: 3 steps in a row.*\[600, 601, "):
         run(tmp_path, poison=(4, 5, 6))
+
+
+def test_a_rollback_passes_over_the_batches_since_the_last_checkpoint(tmp_path):
+    poison = (12, 13, 14)
+    config = toy_config(nonfinite_rollbacks=1)
+    config.checkpoint.every_steps = 5
+    task = run(tmp_path / "run", config, poison=poison)
+    assert task.seen == list(range(25))  # steps 10 to 14 twice, with other batches
+    lines = metrics_by_step(tmp_path / "run")
+    assert lines[20]["skipped"] == 0 and lines[20]["loss"] < lines[1]["loss"]
+
+    def stop_at(step):
+        if step == 22:  # of the data: step 17, and nothing was saved since the roll-back
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted, match="before step 17"):
+        run(tmp_path / "cut", config, poison=poison, on_batch=stop_at)
+    again = run(tmp_path / "cut", config, poison=poison)
+    assert again.seen == list(range(22, 25))
+    assert metrics_by_step(tmp_path / "cut") == lines
+    with pytest.raises(loop.NonFiniteError, match="step 19"):
+        run(tmp_path / "twice", config, poison=(*poison, 21, 22, 23))
+
+
+def test_a_source_that_shrank_is_refused(tmp_path, monkeypatch):
+    config = toy_config()
+    run(tmp_path, config)
+    monkeypatch.setattr("tests.toy.ToyBatches.fingerprint", {"examples": 900})
+    with pytest.raises(UserError, match=r"examples 1000, now there is examples 900"):
+        run(tmp_path, config)
+
+
+def test_a_signal_ends_an_evaluation_and_no_step_is_lost(tmp_path):
+    class Slow(ToyTask):
+        def evaluate(self, variables, step, workdir):
+            if step:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            return super().evaluate(variables, step, workdir)
+
+    config = toy_config()
+    config.eval.every_steps = 7
+    start = time.monotonic()
+    with pytest.raises(Preempted, match="before step 7"):
+        loop.train(Slow(config), config, make_mesh(config), tmp_path)
+    assert time.monotonic() - start < 60
+    again = run(tmp_path, config)
+    assert again.seen[0] == 7 and again.evaluated == [7, 14, 20]
 
 
 def test_keep_policy(tmp_path):

@@ -69,6 +69,7 @@ class ToyTask:
 
 class ToyBatches:
     bad_examples = 0
+    fingerprint = {"examples": 1000}
 
     def __init__(self, task, rows, start_step):
         self.task, self.rows, self.step = task, rows, start_step

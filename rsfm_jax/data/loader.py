@@ -36,6 +36,8 @@ class Loader:
     An example that cannot be read is logged once by name, counted in `bad_examples`, and
     replaced by the next one that can.
 
+    `fingerprint` says what data it is, for a resumed run to compare.
+
     Use it as a context manager, or call `close`: it owns threads and processes. Worker
     processes start by importing the main module, so a script that uses them needs the
     `if __name__ == "__main__":` guard; they start no JAX backend.
@@ -77,6 +79,7 @@ class Loader:
         if rows.size == 0 or rows.min() < 0 or rows.max() >= batch_size:
             raise UserError(f"rows must be in [0, {batch_size}) and at least one, got {rows}")
         ids = subset(len(source), fraction, seed)
+        self.fingerprint = {"examples": len(ids)} | source.fingerprint
         self._bad = BadExamples(source, len(ids), max_bad_fraction)
         elements = Elements(source, transform, ids, seed, self._bad.allowed)
         piece_rows = np.array_split(rows, -(-rows.size // PIECE_ROWS))

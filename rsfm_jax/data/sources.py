@@ -6,6 +6,7 @@ be read from any thread or worker process.
 
 import functools
 import os
+import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +46,10 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """The file or record, for messages."""
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data from other, as JSON and without its path: a resumed run compares."""
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -111,6 +116,11 @@ class FolderSource:
         example = {"image": (self.folder / self._files[index]).read_bytes()}
         return example if self.labels is None else example | {"label": int(self.labels[index])}
 
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """A checksum of the relative paths."""
+        return {"files": zlib.crc32("\n".join(self._files).encode())}
+
     def name(self, index: int) -> str:
         """The file's path."""
         return str(self.folder / self._files[index])
@@ -126,7 +136,7 @@ class TfdsSource:
     def __init__(self, directory: Path, split: str = "train"):
         import tensorflow_datasets as tfds
 
-        self._where = f"{split} of {directory}"
+        self._split, self._where = split, f"{split} of {directory}"
         try:
             builder = tfds.builder_from_directory(directory)
         except Exception as error:  # unreadable metadata raises many kinds
@@ -149,6 +159,7 @@ class TfdsSource:
             raise UserError(f"{directory} has no split {split!r}, it has: {splits}") from error
         if len(self._records) == 0:
             raise UserError(f"{self._where} is empty")
+        self._data_set = builder.info.full_name
         self.class_names = _names(features.get("label"))
         self.object_names = _names(features.get("labels"))
         self.cover_names = _names(features.get("mask"))
@@ -161,6 +172,11 @@ class TfdsSource:
             return self._records[index]
         except Exception as error:  # array_record and the record's parser raise many kinds
             raise BadImage(f"unreadable record: {error}") from error
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Name and version of the data set, and the split."""
+        return {"data set": self._data_set, "split": self._split}
 
     def name(self, index: int) -> str:
         """The record's number, split and directory."""
@@ -219,6 +235,11 @@ class SyntheticSource:
             "truncated": (inside < 1 - 1e-6).astype(np.uint8),
             "mask": scene.mask,
         }
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """The split: scenes are drawn from their number."""
+        return {"split": self._split}
 
     def name(self, index: int) -> str:
         """The scene's number."""

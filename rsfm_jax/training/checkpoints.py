@@ -85,6 +85,25 @@ class Checkpoints:
                 self._saving.result(timeout=0)
                 self._saving = None
 
+    def metadata(self) -> dict[str, Any]:
+        """What the newest checkpoint says of its run; nothing where there is none."""
+        step = self.latest_step()
+        return {} if step is None else written_metadata(self._folder / str(step))
+
+    def refuse_other_data(self, metadata: dict[str, Any]) -> None:
+        """Raises `UserError` where the newest checkpoint was trained on other data.
+
+        Its step would mean another position, and the order of the examples another one.
+        """
+        written = self.metadata().get("data", metadata["data"])
+        for key, value in metadata["data"].items():
+            if written.get(key) != value:
+                raise UserError(
+                    f"the run in {self._folder.parent} was trained on data with {key} "
+                    f"{written.get(key)}, now there is {key} {value}; put the data back, or start "
+                    "from its weights with config.init_from in another --workdir"
+                )
+
     def restore(self, abstract_state: TrainState, metadata: dict[str, Any]) -> TrainState:
         """The newest state, laid out as `abstract_state` says.
 
@@ -92,6 +111,7 @@ class Checkpoints:
           UserError: the checkpoint was written by a run of another task or model, or on images
             made ready in another way, than `metadata` (as for `save`) says.
         """
+        self._checkpointer.wait()
         step = self.latest_step()
         folder = self._folder / str(step)
         refuse_other_run(folder, metadata)
@@ -188,7 +208,7 @@ def weights_item(folder: Path) -> str:
 
 
 def written_metadata(folder: Path) -> dict[str, Any]:
-    """`config` and `contract` of the run that wrote this step's folder."""
+    """`config`, `contract` and position of the run that wrote this step's folder."""
     return ocp.checkpointables_metadata(folder).custom_metadata
 
 

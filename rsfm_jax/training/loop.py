@@ -13,13 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from rsfm_jax.errors import RunError, UserError
+from rsfm_jax.errors import UserError
 from rsfm_jax.files import write_text
 from rsfm_jax.flops import training_flops
-from rsfm_jax.sharding.hardware import peak_flops
 from rsfm_jax.sharding.mesh import Placement
 from rsfm_jax.training.checkpoints import (
     Checkpoints,
@@ -29,17 +27,14 @@ from rsfm_jax.training.checkpoints import (
 )
 from rsfm_jax.training.clock import Clock
 from rsfm_jax.training.lock import only_run
-from rsfm_jax.training.preemption import Preempted, StopSignal
+from rsfm_jax.training.preemption import Interrupted, Preempted, StopSignal
 from rsfm_jax.training.program import Program, build_program
-from rsfm_jax.training.report import Reporter
+from rsfm_jax.training.report import METRICS, Reporter
 from rsfm_jax.training.state import Task, TrainState, Variables
+from rsfm_jax.training.step_log import NonFiniteError, StepLog, due
 from rsfm_jax.training.transfer import load_initial
 
 log = logging.getLogger(__name__)
-
-
-class NonFiniteError(RunError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
 
 
 def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
@@ -47,63 +42,91 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
 
     Raises:
       Preempted: a signal came; a checkpoint was saved.
-      NonFiniteError: `config.nonfinite_limit` skipped steps in a row.
+      NonFiniteError: `config.nonfinite_limit` skipped steps in a row, and no roll-back is left.
       RunError: a checkpoint could not be written.
       UserError: the workdir's checkpoint or the data does not fit the config, no checkpoint there
         is whole, or another run works there.
     """
-    metadata = run_metadata(task, config)
     program = build_program(task, config, mesh)
-    placement = Placement(program.batch_sharding, config.batch_size)
     # Signals are held back until the last checkpoint is written.
     with (
         only_run(workdir),
         StopSignal() as stop,
         closing(open_checkpoints(config, workdir)) as checkpoints,
     ):
-        state = first_state(program, checkpoints, task, metadata)
-        start = int(state.step)
-        if start > config.total_steps:
-            raise UserError(
-                f"{workdir} holds a checkpoint of step {start}, past "
-                f"config.total_steps={config.total_steps}"
-            )
+        passed_over = checkpoints.metadata().get("passed_over", [])
+        while True:
+            try:
+                return train_on(task, config, program, workdir, checkpoints, stop, passed_over)
+            except NonFiniteError as error:
+                back = checkpoints.latest_step()
+                if back is None or len(passed_over) >= config.nonfinite_rollbacks:
+                    raise
+                log.warning("%s; back to step %d, with the batches after those", error, back)
+                passed_over = [*passed_over, [back, error.step]]
+
+
+def train_on(
+    task: Task,
+    config: Any,
+    program: Program,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    stop: StopSignal,
+    passed_over: list[list[int]],
+) -> None:
+    """Trains from the newest checkpoint to the end.
+
+    Args:
+      passed_over: [first, last] steps of every roll-back, whose batches are left out.
+    """
+    metadata = run_metadata(task, config) | {"passed_over": passed_over}
+    placement = Placement(program.batch_sharding, config.batch_size)
+    state = first_state(program, checkpoints, task, metadata, workdir)
+    start = int(state.step)
+    if start > config.total_steps:
+        raise UserError(
+            f"{workdir} holds a checkpoint of step {start}, past "
+            f"config.total_steps={config.total_steps}"
+        )
+    position = start + sum(last - first for first, last in passed_over)
+    with (
+        closing(Reporter(workdir, config.total_steps, start)) as reporter,
+        closing(task.batches(placement.rows, position)) as batches,
+    ):
+        metadata["data"] = batches.fingerprint
+        checkpoints.refuse_other_data(metadata)
         if jax.process_index() == 0:
             write_text(workdir / "config.json", json.dumps(metadata["config"], indent=2))
-        reporter = Reporter(workdir, config.total_steps, start)
-        with closing(reporter), closing(task.batches(placement.rows, start)) as batches:
-            train_step = compile_step(program, task)
-            clock = Clock()
-            steps = StepLog(reporter, clock, batches, config, training_flops(task.flops))
-            for step in range(start, config.total_steps + 1):
-                at_end = step == config.total_steps
-                if at_end or (step > start and due(step, config.checkpoint.every_steps)):
-                    steps.flush()
-                    with clock.paused():
-                        checkpoints.save(state, step, metadata)
+        train_step = compile_step(program, task)
+        clock = Clock()
+        steps = StepLog(reporter, clock, batches, config, training_flops(task.flops))
+        for step in range(start, config.total_steps + 1):
+            at_end = step == config.total_steps
+            if at_end or (step > start and due(step, config.checkpoint.every_steps)):
+                steps.flush()
+                with clock.paused():
+                    checkpoints.save(state, step, metadata)
+            try:
                 if at_end or due(step, config.eval.every_steps):
                     steps.flush()
-                    with clock.paused():
-                        evaluated = run_evaluation(task, state.evaluated, mesh, step, workdir)
-                        reporter.write(step, evaluated)
+                    with clock.paused(), stop.interrupting():
+                        metrics = run_evaluation(task, state.evaluated, program.mesh, step, workdir)
+                    reporter.write(step, metrics)
                 if at_end:
                     break
-                if stop.asked(step):
-                    steps.flush()
-                    checkpoints.save(state, step, metadata)
-                    raise Preempted(f"stopped before step {step}; its checkpoint is saved")
-                checkpoints.check()
-                with clock.waiting():
+                stop.check(step)
+                with clock.waiting(), stop.interrupting():
                     batch = next(batches)
-                inputs = {key: batch[key] for key in task.abstract_batch()}
-                with jax.set_mesh(mesh):
-                    state, metrics = train_step(state, placement(inputs))
-                steps.done(step + 1, metrics, batch["example_id"])
-
-
-def due(step: int, every: int) -> bool:
-    """Whether something that happens `every` steps happens now; 0 leaves it to the end."""
-    return every > 0 and step % every == 0
+            except Interrupted:
+                steps.flush()
+                checkpoints.save(state, step, metadata)
+                raise Preempted(f"stopped before step {step}; its checkpoint is saved") from None
+            checkpoints.check()
+            inputs = {key: batch[key] for key in task.abstract_batch()}
+            with jax.set_mesh(program.mesh):
+                state, metrics = train_step(state, placement(inputs))
+            steps.done(step + 1, metrics, batch["example_id"])
 
 
 def evaluate(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
@@ -135,13 +158,15 @@ def open_checkpoints(config: Any, workdir: Path) -> Checkpoints:
 
 
 def first_state(
-    program: Program, checkpoints: Checkpoints, task: Task, metadata: dict[str, Any]
+    program: Program, checkpoints: Checkpoints, task: Task, metadata: dict[str, Any], workdir: Path
 ) -> TrainState:
     """Own checkpoint, else the weights of `config.init_from`, else fresh weights."""
     step = checkpoints.latest_step()
     if step is not None:
         log.info("resuming from step %d", step)
         return checkpoints.restore(program.abstract_state, metadata)
+    if (workdir / METRICS).exists():
+        log.warning("%s has no checkpoint yet: starting from step 0", workdir)
     with jax.set_mesh(program.mesh):
         state = program.init()
     config = metadata["config"]
@@ -168,50 +193,3 @@ def run_evaluation(
     with jax.set_mesh(mesh):
         metrics = task.evaluate(variables, step, workdir)
     return {f"eval/{key}": value for key, value in metrics.items()}
-
-
-class StepLog:
-    """Logs every step one step late, and stops a run whose steps are not finite."""
-
-    def __init__(
-        self, reporter: Reporter, clock: Clock, batches: Any, config: Any, flops_per_image: int
-    ):
-        self._reporter, self._clock, self._batches = reporter, clock, batches
-        self._config, self._flops_per_image = config, flops_per_image
-        self._pending: tuple[int, Any, np.ndarray] | None = None
-
-    def done(self, step: int, metrics: Any, example_ids: np.ndarray) -> None:
-        """Takes a dispatched step's metrics and handles those of the one before."""
-        self.flush()
-        self._pending = step, metrics, example_ids
-
-    def flush(self) -> None:
-        """Waits for the pending step's metrics; raises `NonFiniteError` past the limit."""
-        if self._pending is None:
-            return
-        step, metrics, example_ids = self._pending
-        self._pending = None
-        metrics = jax.device_get(metrics)
-        self._clock.tick()
-        self._reporter.progress(step)
-        if metrics["skipped_in_a_row"] >= self._config.nonfinite_limit:
-            raise NonFiniteError(
-                f"step {step}: {metrics['skipped_in_a_row']} steps in a row were not finite; "
-                f"this batch's examples: {example_ids.tolist()}"
-            )
-        if step == self._config.total_steps or due(step, self._config.log_every_steps):
-            self._reporter.write(step, metrics | self._speed(step))
-
-    def _speed(self, step: int) -> dict[str, float]:
-        steps_a_second, data_wait = self._clock.read()
-        images = steps_a_second * self._config.batch_size
-        speed = {
-            "images_per_second": images,
-            "data_wait": data_wait,
-            "seconds_left": (self._config.total_steps - step) / steps_a_second,
-            "bad_examples": self._batches.bad_examples,
-        }
-        peak = peak_flops(jax.devices()[0])
-        if peak:
-            speed["mfu"] = images * self._flops_per_image / (peak * jax.device_count())
-        return speed

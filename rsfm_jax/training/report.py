@@ -3,15 +3,18 @@
 import json
 import logging
 import math
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
 
 log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
 
 
 class Reporter:
@@ -24,7 +27,7 @@ class Reporter:
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
-        self._lines = (workdir / "metrics.jsonl").open("a", buffering=1)
+        self._lines = _open_lines(workdir / METRICS)
         # Steps after the checkpoint that this run resumes from are done again.
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
         self._bar = tqdm(
@@ -63,6 +66,14 @@ class Reporter:
             self._lines.close()
             self._board.close()
             self._bar.close()
+
+
+def _open_lines(file: Path) -> TextIO:
+    """To append to, without the half line that a full disk can have left at the end."""
+    if file.exists():
+        whole = file.read_bytes().rpartition(b"\n")
+        os.truncate(file, len(whole[0]) + len(whole[1]))
+    return file.open("a", buffering=1)
 
 
 def summary(metrics: dict[str, float]) -> str:

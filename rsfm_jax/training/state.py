@@ -48,6 +48,7 @@ class Batches(Protocol):
     """An endless iterator of local batches."""
 
     bad_examples: int  # distinct undecodable examples met so far
+    fingerprint: dict[str, Any]  # of the data, as JSON: what a step's batch depends on
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next step's rows, with their `example_id`."""

@@ -39,19 +39,21 @@ def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]
       config: of this run, resolved.
 
     Raises:
-      UserError: no checkpoint there, weights that are missing or of another shape, or images
-        that were made ready in another way.
+      UserError: no checkpoint there, weights that are missing or of another shape, images that
+        were made ready in another way, or a run of the same task with other classes.
     """
     folder = find_checkpoint(Path(source))
     written = written_metadata(folder)
     _refuse_other_encoder(written["config"]["model"], config["model"], source)
     where = f"config.init_from={source}"
-    refuse_other_contract(written["contract"], task.contract, CONTRACT_KEYS, where)
+    same_task = written["config"]["task"] == config["task"]
+    keys = (*CONTRACT_KEYS, "classes") if same_task else CONTRACT_KEYS
+    refuse_other_contract(written["contract"], task.contract, keys, where)
     item = weights_item(folder)
     held = _shapes(ocp.checkpointables_metadata(folder).metadata[item])
     fresh = flatten_dict(params, sep="/")
     taken = set(fresh)
-    if written["config"]["task"] != config["task"]:
+    if not same_task:
         taken = {name for name in fresh if _is_wanted(name, fresh[name].shape, held, task)}
     for name in sorted(taken):
         if held.get(name) != fresh[name].shape:

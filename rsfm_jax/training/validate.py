@@ -37,6 +37,7 @@ COMMON_RULES: dict[str, Rule] = {
     "init_from": TEXT,
     "model.frozen": NAMES,
     "nonfinite_limit": AT_LEAST_1,
+    "nonfinite_rollbacks": AT_LEAST_0,
     "log_every_steps": AT_LEAST_0,
     "optimizer.base_lr": POSITIVE,
     "optimizer.base_batch_size": AT_LEAST_1,
