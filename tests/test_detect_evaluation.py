@@ -12,6 +12,7 @@ from rsfm_jax.errors import UserError
 from rsfm_jax.evaluation.tiled_detection import Tile, tiles_of
 from rsfm_jax.models.roi_head import Detections
 from rsfm_jax.sharding.mesh import make_mesh
+from rsfm_jax.tasks.detect import Detect
 from rsfm_jax.tasks.detect_evaluation import RULES, WholeImages
 from rsfm_jax.training.validate import check_values
 from tests.known_detector import padded
@@ -85,3 +86,11 @@ def test_tiles_must_not_overlap_by_their_size():
     config.eval.tile_overlap = 128
     with pytest.raises(UserError, match="config.eval.tile_overlap=128 must be less than config"):
         whole_images(config)
+
+
+def test_a_wrong_source_stops_before_training():
+    config = detect_tiny.get_config()
+    config.eval.source = "nowhere"
+    task = Detect(config, make_mesh(config))
+    with pytest.raises(UserError, match="'nowhere' does not exist"):
+        task.batches(np.arange(config.batch_size), 0)

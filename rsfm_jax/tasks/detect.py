@@ -172,6 +172,7 @@ class Detect:
     def batches(self, rows: np.ndarray, start_step: int) -> Loader:
         """Views of this process's rows, from `start_step` on."""
         data = self.config.data
+        self._whole_images.open()  # what is wrong with them is told before training
         return Loader(
             self._open(data.source, data.split),
             transform=self.transform,

@@ -1,7 +1,6 @@
 """What the config says of evaluating a detector on whole images."""
 
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,18 @@ class WholeImages:
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self.settings = _settings(config, shards)
         self._placement = Placement(batch_sharding(mesh), self.settings.tiling.batch_size)
+        self._images: LabelledImages | None = None
 
-    @cached_property
-    def images(self) -> LabelledImages:
-        """Opened when first asked for; see `open_labelled_images` for what is refused."""
-        config = self.config
-        source = config.eval.source or config.data.source
-        return open_labelled_images(source, config.eval.split, tuple(config.data.classes))
+    def open(self) -> LabelledImages:
+        """The images, opened once; see `open_labelled_images` for what is refused.
+
+        To call before training too: a wrong source should not show after hours.
+        """
+        if self._images is None:
+            config = self.config
+            source, classes = config.eval.source or config.data.source, tuple(config.data.classes)
+            self._images = open_labelled_images(source, config.eval.split, classes)
+        return self._images
 
     def __call__(
         self, predict: Callable[[jax.Array], Detections], folder: Path
@@ -67,7 +71,7 @@ class WholeImages:
             return predict(self._placement({"image": tiles[self._placement.rows]})["image"])
 
         classes = tuple(self.config.data.classes)
-        return evaluate_whole_images(self.images, place_and_predict, classes, self.settings, folder)
+        return evaluate_whole_images(self.open(), place_and_predict, classes, self.settings, folder)
 
 
 def _settings(config: Any, shards: int) -> Settings:
