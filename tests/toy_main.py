@@ -32,7 +32,8 @@ def get_config():
 class ToyImages(ToyTask):
     def batches(self, rows, start_step):
         data = self.config.data
-        return Loader(
+        return SlowLoader(
+            self.config.step_seconds,
             open_source(data.source),
             transform=columns,
             batch_size=self.config.batch_size,
@@ -44,14 +45,21 @@ class ToyImages(ToyTask):
             max_bad_fraction=data.max_bad_fraction,
         )
 
-    def prepare(self, batch, rng):
-        return super().prepare({"x": batch["x"] + 0.0}, rng)
-
     def evaluate(self, variables, step, workdir):
         (workdir / "evaluating").write_text(str(step))
         time.sleep(self.config.evaluation_seconds)
         (workdir / "evaluating").unlink(missing_ok=True)
         return super().evaluate(variables, step, workdir)
+
+
+class SlowLoader(Loader):
+    def __init__(self, seconds, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.seconds = seconds
+
+    def __next__(self):
+        time.sleep(self.seconds)
+        return super().__next__()
 
 
 def columns(example, rng):
