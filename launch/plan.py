@@ -21,6 +21,9 @@ from rsfm_jax.errors import UserError
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for, as v5e:8x8 or h200:8")
 JSON = flags.DEFINE_bool("json", False, "Print JSON")
+PART = flags.DEFINE_enum(
+    "part", "step", ["step", "gradients"], "The whole step, or its forward and backward pass"
+)
 SEARCH = flags.DEFINE_bool("search", False, "Try batch x remat x mesh; print the fastest that fits")
 
 EXIT_DOES_NOT_FIT = 3
@@ -43,7 +46,7 @@ def run(arguments: list[str]) -> int:
         choice, plan = search(config, target, lambda line: print(line, file=sys.stderr))[0]
         print(f"the fastest that fits: {choice.flags}", file=sys.stderr)
     else:
-        plan = make_plan(config, target)
+        plan = make_plan(config, target, PART.value)
     print(json.dumps(as_json(plan, target), indent=2) if JSON.value else as_text(plan, target))
     return EXIT_DOES_NOT_FIT if plan.memory.missing else 0
 

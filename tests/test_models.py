@@ -1,6 +1,7 @@
 """Sizes, and that the fused block is P separate branches."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from rsfm_jax.flops import training_flops
 from rsfm_jax.models.flops import mae_flops
+from rsfm_jax.models.layers import gelu
 from rsfm_jax.models.mae import MAE, MAEConfig, draw_mask, reconstruction_loss, targets, unshuffle
 from rsfm_jax.models.sizes import ViTSize, vit_size
 from rsfm_jax.models.vit import (
@@ -155,6 +157,16 @@ def test_bfloat16_compute_keeps_float32_masters_and_nearly_the_loss():
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, exact, rtol=2e-2)
     assert loss != exact
+
+
+def test_gelu_is_exact_in_both_passes():
+    x = jnp.linspace(-12, 12, 4001)
+    exact = np.array([0.5 * v * (1 + math.erf(v / 2**0.5)) for v in np.float64(x)])
+    np.testing.assert_allclose(gelu(x), exact, atol=2e-6)
+    plain = jax.vmap(jax.grad(lambda v: jax.nn.gelu(v, approximate=False)))(x)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), plain, atol=2e-6)
+    _, backward = jax.vjp(gelu, x)
+    assert [kept.shape for kept in jax.tree.leaves(backward)] == [x.shape]
 
 
 @pytest.mark.parametrize(

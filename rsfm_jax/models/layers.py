@@ -56,6 +56,25 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU, x Phi(x), that keeps its input alone for the backward pass.
+
+    Left to itself, differentiation keeps two more arrays of the widest layer.
+    """
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * jnp.pi) ** -0.5
+    slope = 0.5 * jax.lax.erfc(-wide * 0.5**0.5) + wide * density
+    return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
 class Linear(nn.Module):
     """y = x W + b with `axes` = the logical names of W's input and output.
 

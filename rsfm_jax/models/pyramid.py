@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rsfm_jax.models.convolution import Conv, TransposedConv
-from rsfm_jax.models.layers import Dtype, LayerNorm
+from rsfm_jax.models.layers import Dtype, LayerNorm, gelu
 
 
 def scale_blocks(depth: int) -> tuple[int, ...]:
@@ -33,7 +33,7 @@ class Upsample4(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, h, w, C] -> [B, 4h, 4w, features[1]]."""
         x = TransposedConv(self.features[0], self.dtype, name="up1")(x)
-        x = jax.nn.gelu(LayerNorm(self.dtype, name="norm")(x), approximate=False)
+        x = gelu(LayerNorm(self.dtype, name="norm")(x))
         return TransposedConv(self.features[1], self.dtype, name="up2")(x)
 
 

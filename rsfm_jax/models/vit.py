@@ -17,7 +17,7 @@ from einops import rearrange
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.models.attention import attention
-from rsfm_jax.models.layers import LayerNorm, Linear, declare, project, xavier_uniform
+from rsfm_jax.models.layers import LayerNorm, Linear, declare, gelu, project, xavier_uniform
 from rsfm_jax.models.sizes import ViTSize
 from rsfm_jax.sharding.rules import constrain
 
@@ -154,7 +154,7 @@ class ParallelMlp(ParallelSublayer):
         kernel = declare(self, "in_kernel", init, shape, ("embed", "mlp"))
         bias = declare(self, "in_bias", nn.initializers.zeros, shape[1:], ("mlp",))
         hidden = project(x, kernel) + bias.astype(self.dtype)  # [B, N, P*M]
-        hidden = jax.nn.gelu(hidden, approximate=False)
+        hidden = gelu(hidden)
         return self.merge_branches(hidden, "mlp", deterministic)
 
 

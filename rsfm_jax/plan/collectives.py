@@ -119,25 +119,42 @@ def device_groups(instruction: Instruction, mesh_shape: list[int]) -> np.ndarray
         return _braces(pairs)
     text = instruction.attribute(r"replica_groups=(.*)$") or ""
     devices = int(np.prod(mesh_shape))
-    if text.startswith("mesh["):  # mesh['data'=1,'fsdp'=8] {'fsdp'}
-        names, sizes = zip(*re.findall(r"'(\w+)'=(\d+)", text.partition("]")[0]), strict=True)
-        joined = re.findall(r"'(\w+)'", text.partition("] {")[2].partition("}")[0])
-        grid = np.arange(devices).reshape([int(size) for size in sizes])
-        order = [name for name in names if name not in joined] + joined
-        grid = grid.transpose([names.index(name) for name in order])
-        size = int(np.prod([int(sizes[names.index(name)]) for name in joined]))
-        return grid.reshape(-1, size)
+    if text.startswith("mesh["):
+        return _named_groups(text, devices)
     if text.startswith("["):  # [2,4]<=[4,2]T(1,0)
-        shape, source, axes = re.match(
-            r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text
-        ).groups()
-        grid = np.arange(devices).reshape(_integers(source))
-        if axes:
-            grid = grid.transpose(_integers(axes))
-        return grid.reshape(_integers(shape))
+        shape, _, source = text.partition("<=")
+        return _iota(source, devices).reshape(_integers(shape.strip("[]")))
     if text.startswith("{{"):
         return _braces(text.partition("}}")[0] + "}")
     return np.arange(devices)[None]  # {}: all of them
+
+
+def _named_groups(text: str, devices: int) -> np.ndarray:
+    """Of `mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}`; the order is left out when plain.
+
+    A part of an axis, `'a':(2)2`, is the axis split in (2, 2, rest) and of these the second.
+    """
+    order = re.match(r"[^{]*device_ids=\((.*?)\) \{", text)
+    grid = _iota(order[1], devices) if order else np.arange(devices)
+    sizes = {name: [int(n)] for name, n in re.findall(r"'(\w+)'=(\d+)", text.partition("]")[0])}
+    joined = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", text.partition(" {")[2].partition("}")[0])
+    for name, before, size in joined:
+        if size:
+            whole = int(np.prod(sizes[name]))
+            sizes[name] = [int(before), int(size), whole // int(before) // int(size)]
+    axes = [(name, part) for name, parts in sizes.items() for part in range(len(parts))]
+    grid = grid.reshape([size for parts in sizes.values() for size in parts])
+    inner = [axes.index((name, 1 if size else 0)) for name, _, size in joined]
+    outer = [axis for axis in range(grid.ndim) if axis not in inner]
+    count = int(np.prod([grid.shape[axis] for axis in inner]))
+    return grid.transpose(outer + inner).reshape(-1, count)
+
+
+def _iota(text: str, devices: int) -> np.ndarray:
+    """Flat device numbers of `[4,2]T(1,0)`: counted up in that shape, then transposed."""
+    shape, axes = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
+    grid = np.arange(devices).reshape(_integers(shape))
+    return (grid.transpose(_integers(axes)) if axes else grid).flatten()
 
 
 def varying_axes(groups: np.ndarray, mesh: dict[str, int]) -> str:

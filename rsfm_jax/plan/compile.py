@@ -15,7 +15,8 @@ from rsfm_jax.plan.roofline import Roofline, roofline
 from rsfm_jax.plan.targets import Target
 from rsfm_jax.sharding.mesh import check_batch, make_mesh
 from rsfm_jax.tasks import make_task
-from rsfm_jax.training.program import Program, build_program
+from rsfm_jax.training.program import Program, accumulate_gradients, build_program
+from rsfm_jax.training.state import Batch, Task, TrainState
 from rsfm_jax.training.validate import COMMON_RULES, check_values
 
 # What libtpu says in place of a program that does not fit: (needed, available).
@@ -114,8 +115,13 @@ class Plan:
         return self.batch_size / self.facts.roofline.step
 
 
-def make_plan(config: Any, target: Target) -> Plan:
+def make_plan(config: Any, target: Target, part: str = "step") -> Plan:
     """Compiles the train step of `config` for `target`.
+
+    Args:
+      config: the run.
+      target: the hardware.
+      part: `step`, or `gradients` for its forward and backward pass alone.
 
     Raises:
       UserError: a config that cannot work, a mesh or batch that does not divide, or no compiler
@@ -127,9 +133,13 @@ def make_plan(config: Any, target: Target) -> Plan:
     with targets.cudnn_of(target):
         task = make_task(config, mesh)
         program = build_program(task, config, mesh)
-        batch = task.abstract_batch()
+        step = program.train_step if part == "step" else _gradients(task, config, program)
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.batch_sharding),
+            task.abstract_batch(),
+        )
         with jax.set_mesh(mesh):
-            traced = program.train_step.trace(program.abstract_state, batch)
+            traced = step.trace(program.abstract_state, batch)
             compiled = _compile(traced.lower(), target)
     memory = _memory(compiled, program, batch, target)
     computed = product_flops(traced.jaxpr.jaxpr)
@@ -150,6 +160,18 @@ def make_plan(config: Any, target: Target) -> Plan:
     )
 
 
+def _gradients(task: Task, config: Any, program: Program) -> Any:
+    shardings = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
+
+    def gradients(state: TrainState, batch: Batch) -> Any:
+        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        inputs = task.prepare(batch, rng)
+        grads, *rest = accumulate_gradients(task.loss, state, inputs, rng, config.accumulate_steps)
+        return jax.lax.with_sharding_constraint(grads, shardings), rest
+
+    return jax.jit(gradients)
+
+
 def _compile(lowered: Any, target: Target) -> Any:
     """The compiled program, or the bytes of temporaries for which the compiler refused it."""
     try:
@@ -164,10 +186,7 @@ def _compile(lowered: Any, target: Target) -> Any:
 
 def _memory(compiled: Any, program: Program, batch: Any, target: Target) -> Memory:
     state = program.abstract_state
-    placed = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.batch_sharding), batch
-    )
-    weights, whole, inputs = (_bytes_a_device(tree) for tree in (state.params, state, placed))
+    weights, whole, inputs = (_bytes_a_device(tree) for tree in (state.params, state, batch))
     if isinstance(compiled, int):
         temporaries, code, peak = compiled, 0, compiled + whole + inputs
     else:
