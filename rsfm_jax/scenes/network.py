@@ -15,6 +15,7 @@ from rsfm_jax.scenes.segmentation import Segmenter
 from rsfm_jax.sharding.mesh import make_mesh
 from rsfm_jax.sharding.rules import batch_sharding
 from rsfm_jax.tasks import make_task
+from rsfm_jax.tasks.encoder import fill_colour
 from rsfm_jax.training.checkpoints import find_checkpoint, load_variables, written_metadata
 from rsfm_jax.training.program import build_program
 
@@ -48,7 +49,7 @@ def load(checkpoint: Path, tiling: Tiling) -> Detector | Segmenter:
     common = {
         "predict": _placed(task.predict, variables, mesh),
         "classes": tuple(task.contract["classes"]),
-        "fill": tuple(round(255 * mean) for mean in config.data.mean),
+        "fill": fill_colour(config),
         "batch_size": tiling.batch * mesh.size,
         "windows": windows,
     }

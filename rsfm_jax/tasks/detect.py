@@ -118,7 +118,6 @@ class Detect:
         self.config, self.mesh = config, mesh
         self.model = detector(config, mesh.devices.flat[0].platform)
         self.class_names = tuple(config.data.classes)
-        self.fill = tuple(round(255 * mean) for mean in config.data.mean)
         self.transform = self._transform()
         self.flops = oriented_rcnn_flops(self.model)
         self.contract = encoder.image_contract(config) | {"classes": list(self.class_names)}
@@ -200,7 +199,7 @@ class Detect:
         return source
 
     def _transform(self) -> DetectionTransform:
-        data = self.config.data
+        config, data = self.config, self.config.data
         unknown = [name for name in data.upright_classes if name not in self.class_names]
         if unknown:
             raise UserError(
@@ -215,5 +214,5 @@ class Detect:
             kept_share=data.kept_share,
             keep_difficult=data.keep_difficult,
             room=data.max_objects,
-            fill=self.fill,
+            fill=encoder.fill_colour(config),
         )

@@ -16,6 +16,7 @@ from rsfm_jax.evaluation.whole_images import PROTOCOLS, Settings, evaluate_whole
 from rsfm_jax.models.roi_head import Detections
 from rsfm_jax.sharding.mesh import Placement
 from rsfm_jax.sharding.rules import batch_sharding
+from rsfm_jax.tasks.encoder import fill_colour
 from rsfm_jax.training.validate import AT_LEAST_0, AT_LEAST_1, SHARE, TEXT, Rule
 
 RULES: dict[str, Rule] = {
@@ -85,7 +86,7 @@ def _settings(config: Any, shards: int) -> Settings:
     tiling = Tiling(
         windows=Windows(data.image_size, data.image_size - evaluation.tile_overlap),
         scales=tuple(evaluation.scales),
-        fill=tuple(round(255 * mean) for mean in data.mean),
+        fill=fill_colour(config),
         batch_size=-(-evaluation.batch_size // shards) * shards,
     )
     return Settings(evaluation.protocol, tiling, evaluation.min_score_shown)

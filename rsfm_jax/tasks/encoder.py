@@ -70,6 +70,11 @@ def patch_grid(config: Any, key: str) -> tuple[int, int]:
     return side // patch_size, side // patch_size
 
 
+def fill_colour(config: Any) -> tuple[int, int, int]:
+    """The RGB beyond an image's edges: normalising makes it about zero."""
+    return tuple(round(255 * mean) for mean in config.data.mean)
+
+
 def image_contract(config: Any) -> dict[str, Any]:
     """How images must look; a task's `contract` adds what else its weights mean."""
     return {
