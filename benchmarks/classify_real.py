@@ -52,8 +52,6 @@ def arm_config(recipe: str, init_from: str, halves: dict[str, Path], seed: int) 
     config.total_steps = STEPS
     config.batch_size = BATCH_SIZE
     config.optimizer.warmup_steps = WARMUP
-    if not init_from:
-        config.optimizer.layer_decay = 1.0  # lower layers that know nothing need the whole rate
     config.data.source = str(halves["pretrain"])
     config.eval.source = str(halves["held_out"])
     config.eval.split = "train"
