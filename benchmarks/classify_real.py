@@ -52,6 +52,7 @@ def arm_config(recipe: str, init_from: str, halves: dict[str, Path], seed: int) 
     config.total_steps = STEPS
     config.batch_size = BATCH_SIZE
     config.optimizer.warmup_steps = WARMUP
+    config.optimizer.layer_decay = 1.0  # the same for both starts: random lower layers need it
     config.data.source = str(halves["pretrain"])
     config.eval.source = str(halves["held_out"])
     config.eval.split = "train"

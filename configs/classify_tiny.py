@@ -27,7 +27,6 @@ def get_config(recipe: str = "finetune") -> ConfigDict:
     config.model.dtype = "float32"
 
     config.optimizer.base_lr = {"finetune": 4e-3, "linear": 4e-2}[recipe]  # 1e-3, 1e-2 at batch 64
-    config.optimizer.layer_decay = 1.0  # so few steps move the lower of four blocks too little
     config.optimizer.warmup_steps = 30
 
     config.data.source = "synthetic:2048"

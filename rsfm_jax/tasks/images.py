@@ -1,5 +1,4 @@
-"""What the tasks on whole images, pretraining and classification, share: crops and held-out images.
-"""
+"""Crops and held-out images of the tasks on whole images, pretraining and classification."""
 
 from functools import partial
 from typing import Any

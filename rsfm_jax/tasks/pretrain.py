@@ -1,5 +1,6 @@
 """Masked-autoencoder pretraining."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Pretrain:
     @property
     def num_patches(self) -> int:
         """Patches of one image."""
-        return (self.config.data.image_size // self.config.model.patch_size) ** 2
+        return math.prod(encoder.patch_grid(self.config, "data.image_size"))
 
     new_weights = ()
 
