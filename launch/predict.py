@@ -9,6 +9,7 @@ Exit status: 0 done, 2 bad input (one line says what; nothing is written), 1 any
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ def run(arguments: Sequence[str]) -> None:
     except ImportError as error:
         raise UserError(f"{error}: install what scenes need, pip install -e '.[geo]'") from error
 
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what it logs it raises as well
     files = prediction.find_scenes(options.input)
     reading = Reading(options.bands, options.stretch, options.nodata)
     output = options.output

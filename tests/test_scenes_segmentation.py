@@ -93,7 +93,8 @@ def sparse(path, size, shape, where, **profile):
     rng = np.random.default_rng(1)
     with rio.open(
         path, "w", driver="GTiff", width=shape[1], height=shape[0], count=3, dtype="uint8",
-        tiled=True, blockxsize=16, blockysize=16, SPARSE_OK=True, **profile,
+        tiled=True, blockxsize=16, blockysize=16, SPARSE_OK=True, transform=painted.NORTH_UP,
+        **profile,
     ) as target:  # fmt: skip
         for x, y in where:
             pixels = rng.integers(1, 256, (3, size, size)).astype(np.uint8)

@@ -2,12 +2,14 @@
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import rasterio
 import rasterio.shutil
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from rsfm_jax.files import write_atomically, write_zip
@@ -65,11 +67,14 @@ def write_class_rasters(
 
 def _create(path: Path, scene: Scene, segmenter: Segmenter) -> rasterio.io.DatasetWriter:
     source, (height, width) = scene.source, scene.shape
-    target = rasterio.open(
-        path, "w", driver="GTiff", width=width, height=height, count=1, dtype="uint8",
-        nodata=NODATA, crs=source.crs, transform=source.transform, tiled=True, blockxsize=BLOCK,
-        blockysize=BLOCK, compress="DEFLATE", SPARSE_OK=True, BIGTIFF="IF_SAFER",
-    )  # fmt: skip
+    with warnings.catch_warnings():  # a scene without georeference has been told of
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        target = rasterio.open(
+            path, "w", driver="GTiff", width=width, height=height, count=1, dtype="uint8",
+            nodata=NODATA, crs=source.crs, transform=source.transform, tiled=True,
+            blockxsize=BLOCK, blockysize=BLOCK, compress="DEFLATE", SPARSE_OK=True,
+            BIGTIFF="IF_SAFER",
+        )  # fmt: skip
     points, points_crs = source.gcps
     if points and source.transform.is_identity:
         target.gcps = points, points_crs

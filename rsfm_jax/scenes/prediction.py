@@ -82,7 +82,11 @@ def predict_classes(files: Files, reading: Reading, segmenter: Segmenter, output
       UserError: a scene that cannot be read as `reading` says.
     """
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-        total = sum(count_windows(scene, segmenter) for scene in _opened(files, reading))
+        georeferences, total = {}, 0
+        for scene in _opened(files, reading):
+            georeferences[scene.name] = scene.georeference
+            total += count_windows(scene, segmenter)
+        _tell_notes(georeferences)
         with tqdm(total=total, unit="window", dynamic_ncols=True, disable=None) as bar:
             maps = (
                 (scene, class_maps(scene, segmenter, bar.update))
