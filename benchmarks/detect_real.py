@@ -51,7 +51,7 @@ def tiny_config(source: Path, classes: tuple[str, ...], raw: Path, split: str) -
     config.model.proposals_per_level = config.model.proposals = 128
     config.model.max_detections = 100
     config.data.source, config.data.classes = str(source), classes
-    config.data.near_objects = 0.75
+    config.data.near_objects = 0.5
     config.data.kept_share = 0.6
     config.data.max_objects = 32
     config.eval.source, config.eval.split = str(raw), split
@@ -76,9 +76,11 @@ def overfit(data: Path, workdir: Path) -> str:
         config.model.pretrained_image_size = 256
         config.total_steps = 800
         config.data.image_size = 256
+        config.data.scale_range = (0.5, 0.5)
         # What is to be memorised stays as it is.
         config.data.horizontal_flip = config.data.vertical_flip = config.data.quarter_turn = 0.0
-        config.eval.tile_overlap = 128
+        config.eval.scales = (0.5,)
+        config.eval.tile_overlap = 96
         scores = run(config, workdir / "overfit" / raw)
         lines.append(
             f"| {raw}, train | {config.total_steps} | {scores['eval/mAP50']:.3f} | "
@@ -104,7 +106,7 @@ def link_halves(raw: Path, folder: Path, seed: int) -> Path:
 
 
 def pretraining(data: Path, workdir: Path) -> str:
-    """Pretrained against scratch, on images that neither has seen, at half their resolution."""
+    """Pretrained against scratch on images that neither saw, at a quarter of their resolution."""
     minutes = pretrain(data, workdir)
     scores: dict[str, list[float]] = {start: [] for start in STARTS}
     for seed in range(SEEDS):
@@ -116,9 +118,9 @@ def pretraining(data: Path, workdir: Path) -> str:
             config.seed = seed
             config.total_steps = 200
             config.init_from = str(workdir / "mae") if start == "pretrained" else ""
-            config.data.scale_range = (0.4, 0.6)
-            config.eval.scales = (0.5,)
-            config.eval.tile_overlap = 64
+            config.data.scale_range = (0.2, 0.3)
+            config.eval.scales = (0.25,)
+            config.eval.tile_overlap = 48
             result = run(config, workdir / "vhr10" / f"seed{seed}" / start)
             scores[start].append(result["eval/AP50/plane"])
             print(f"seed {seed}, {start}: AP50 {scores[start][-1]:.3f}", flush=True)
@@ -144,7 +146,7 @@ def synthetic(data: Path, workdir: Path) -> str:
     config.model.anchor_scale = 4.0
     config.model.max_detections = 300
     config.data.image_size = 192
-    config.data.near_objects = 0.5
+    config.data.scale_range = (0.9, 1.1)
     config.data.max_objects = 192
     config.eval.tile_overlap = 128
     config.eval.protocol = "dota_v2"

@@ -2,9 +2,11 @@
 
     python -m data_prep build dota --source=DOTA --data_dir=data
     python launch/main.py --config=configs/detect_dota_v2.py:vit_l12x4 \
-        --workdir=runs/detect_dota_v2 --config.init_from=runs/mae_605m
+        --workdir=runs/detect_dota_v2 --config.init_from=runs/mae_605m --config.eval.source=DOTA
 
-Sizes: vit_b12x1 (when none is named), vit_l12x4, vit_h12x4, vit_g12x4. Origins as in detect_recipe.
+DOTA holds {train,val,test}/images and their labelTxt as downloaded: training takes the prepared
+patches, evaluation the whole images. Sizes: vit_b12x1 (when none is named), vit_l12x4, vit_h12x4,
+vit_g12x4. Origins as in detect_recipe.
 """
 
 from ml_collections import ConfigDict

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     """Everything small; all values are ours."""
     config = detect_recipe.get_config("vit_nano4x2")
     config.batch_size = 8
-    config.total_steps = 1000
+    config.total_steps = 600
     config.log_every_steps = 10
 
     config.model.patch_size = 8
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.model.remat = "none"
     config.model.window = 8
     config.model.pretrained_image_size = 64
-    config.model.channels = 64
+    config.model.channels = 32
     config.model.anchor_scale = 4.0
     config.model.rpn_samples = 128
     config.model.proposals_per_level = 200
@@ -45,12 +45,15 @@ def get_config() -> ConfigDict:
     config.data.source = "synthetic:2048"
     config.data.classes = dota.CLASSES["2.0"]
     config.data.image_size = 128
+    config.data.scale_range = (1.5, 2.0)  # a car is 5 pixels long in these scenes
+    config.data.near_objects = 0.5
     config.data.max_objects = 128
     config.data.quarter_turn = 0.5
 
-    config.checkpoint.every_steps = 500
-    config.eval.every_steps = 500
+    config.checkpoint.every_steps = 200
+    config.eval.every_steps = 300
     config.eval.source = "synthetic:64"
-    config.eval.tile_overlap = 0
+    config.eval.scales = (2.0,)
+    config.eval.tile_overlap = 64
     config.eval.batch_size = 8
     return config

@@ -83,7 +83,7 @@ def test_a_run_starts_from_an_mae_and_says_what_it_took(finished):
     assert taken.startswith("taken from there") and "(encoder/blocks, encoder/patch_embed)" in taken
     assert new.startswith("new in this model") and "heads, pyramid" in new
     assert "encoder/blocks/*/relative_columns" in new and "relative" not in taken
-    assert left.startswith("not used") and "decoder" in left and "encoder/norm" in left
+    assert left.startswith("not used") and "decoder" in left and "encoder/cls_token" in left
     steps = records(workdir)
     assert steps[1].keys() >= LOSSES and steps[4]["loss"] < steps[1]["loss"]
     assert 0 <= steps[4]["eval/mAP50"] <= 1
