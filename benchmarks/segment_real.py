@@ -87,7 +87,9 @@ def tiny_config(source: Path, classes: tuple[str, ...]) -> Any:
     config.model.channels = 32
     config.model.auxiliary_channels = 16
     config.optimizer.base_batch_size = 8
-    config.optimizer.base_lr = 3e-3
+    config.optimizer.base_lr = 2e-3
+    config.optimizer.schedule = "step"
+    config.optimizer.milestones = (0.8,)
     config.optimizer.warmup_steps = 20
     config.optimizer.layer_decay = 1.0
     config.data.source = str(source)
@@ -122,8 +124,8 @@ def run(config: Any, workdir: Path) -> dict[str, float]:
 def overfit(data: Path, workdir: Path) -> str:
     """mIoU on the very pairs that were trained on."""
     sets: dict[str, tuple[Callable[[Path], Pairs], int, int, tuple[str, ...]]] = {
-        "roads": (road_pairs, 2, 4, ROADS),
-        "loveda": (loveda_pairs, 8, 2, loveda.CLASSES),
+        "roads": (road_pairs, 2, 2, ROADS),
+        "loveda": (loveda_pairs, 4, 2, loveda.CLASSES),
         "potsdam": (potsdam_pairs, 4, 1, potsdam.CLASSES_5),
     }
     lines = [
@@ -136,7 +138,7 @@ def overfit(data: Path, workdir: Path) -> str:
             pairs = list(read(data))[:count]
             write_pairs(folder, iter(pairs), shrink)
         config = tiny_config(folder, classes)
-        config.total_steps = 400
+        config.total_steps = 600
         config.data.scale = (1.0, 1.0)
         config.data.vertical_flip = config.data.horizontal_flip = 0.0
         config.eval.split = "train"
@@ -187,7 +189,7 @@ def pretraining(data: Path, workdir: Path) -> str:
             for start in STARTS:
                 config = tiny_config(split, ROADS)
                 config.seed = seed
-                config.total_steps = 150
+                config.total_steps = 250
                 config.data.fraction = fraction
                 config.init_from = str(workdir / "mae") if start == "pretrained" else ""
                 place = workdir / "roads" / f"seed{seed}" / f"{fraction}" / start

@@ -163,6 +163,8 @@ def test_folders_of_pairs(tmp_path):
     with pytest.raises(UserError, match=r"a1\.tif: a1\.png has the same stem"):
         open_segmentation(str(tmp_path / "set"), "val")
     write_pair(tmp_path / "colour", "a", example["image"], example["image"])
+    with pytest.raises(UserError, match="no split 'val' with masks, it has: train"):
+        open_segmentation(str(tmp_path / "colour"), "val")
     with pytest.raises(BadImage, match="8-bit class indices"):
         open_segmentation(str(tmp_path / "colour"), "train")[0]
     write_pair(tmp_path / "plain", "a", example["image"], None)

@@ -32,8 +32,9 @@ def open_segmentation(source: str, split: str) -> Source:
     Args:
       source: `synthetic` or `synthetic:N`, a TFDS directory with masks, the raw download of
         Potsdam or LoveDA (`python -m data_prep build NAME --help` knows their folders), or a
-        folder of `images/` and `masks/` whose files have equal stems, also one such folder a
-        split. Masks in folders are 8-bit grey or palette images of class indices.
+        folder of `images/` and `masks/` whose files have equal stems, which is the split
+        `train`, or one such folder a split. Their masks are 8-bit grey or palette images of
+        class indices.
       split: of what the source has. Several names joined by + are one, but for drawn scenes.
 
     Raises:
@@ -97,10 +98,13 @@ class PairSource:
 
 
 def _folder_pairs(folder: Path, split: str) -> Iterator[Pair]:
-    root = folder if (folder / "masks").is_dir() else folder / split
-    if not (root / "masks").is_dir():
-        splits = ", ".join(sorted(path.parent.name for path in folder.glob("*/masks")))
-        raise UserError(f"{folder} has no split {split!r} with masks, it has: {splits}")
+    whole = (folder / "masks").is_dir()
+    splits = ["train"] if whole else [path.parent.name for path in folder.glob("*/masks")]
+    if split not in splits:
+        raise UserError(
+            f"{folder} has no split {split!r} with masks, it has: {', '.join(sorted(splits))}"
+        )
+    root = folder if whole else folder / split
     images, masks = _by_stem(root / "images"), _by_stem(root / "masks")
     for stem in sorted(images.keys() ^ masks.keys()):
         alone = images.get(stem) or masks[stem]
