@@ -1,7 +1,7 @@
 """Pictures of a segmentation evaluation, written atomically as PNG."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def draw_examples(path: Path, examples: Sequence[Example], protocol: Protocol) -
             overlay(example.image, classes, protocol.colours)
             for classes in (example.mask, example.classes)
         )
-        titles = (example.name, "labels", "predicted")
+        titles = (PurePosixPath(example.name).name, "labels", "predicted")
         for axes, title, pixels in zip(row, titles, (example.image, truth, predicted), strict=True):
             axes.imshow(pixels, interpolation="nearest")
             axes.set_title(title, fontsize=8)
