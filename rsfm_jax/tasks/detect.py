@@ -23,6 +23,7 @@ from rsfm_jax.models.pyramid import pyramid_strides
 from rsfm_jax.models.roi_head import Detections, RoIConfig
 from rsfm_jax.sharding.rules import replicated
 from rsfm_jax.tasks import detect_evaluation, encoder
+from rsfm_jax.tasks.loading import load_batches
 from rsfm_jax.training.state import Batch, Metrics, Variables
 from rsfm_jax.training.validate import (
     AT_LEAST_1,
@@ -172,18 +173,8 @@ class Detect:
         """Views of this process's rows, from `start_step` on."""
         data = self.config.data
         self._whole_images.open()  # what is wrong with them is told before training
-        return Loader(
-            self._open(data.source, data.split),
-            transform=self.transform,
-            batch_size=self.config.batch_size,
-            rows=rows,
-            seed=self.config.seed,
-            start_step=start_step,
-            fraction=data.fraction,
-            threads=data.threads or None,
-            workers=data.workers,
-            max_bad_fraction=data.max_bad_fraction,
-        )
+        source = self._open(data.source, data.split)
+        return load_batches(self.config, source, self.transform, rows, start_step)
 
     def evaluate(self, variables: Variables, step: int, workdir: Path) -> dict[str, float]:
         """Average precisions on the whole images of `config.eval.source`."""

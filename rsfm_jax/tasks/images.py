@@ -11,6 +11,7 @@ from rsfm_jax.data.device import random_flip
 from rsfm_jax.data.loader import Loader, load_all
 from rsfm_jax.data.sources import Source
 from rsfm_jax.data.transforms import crop_example, resize_center_crop
+from rsfm_jax.tasks.loading import load_batches
 from rsfm_jax.training.validate import AT_LEAST_1, CROP_SCALE, PART, SHARE, TEXT, Rule
 
 RULES: dict[str, Rule] = {
@@ -37,18 +38,8 @@ def abstract_images(config: Any) -> jax.ShapeDtypeStruct:
 def crop_batches(config: Any, source: Source, rows: np.ndarray, start_step: int) -> Loader:
     """Random resized crops of this process's rows, with their labels, from `start_step` on."""
     data = config.data
-    return Loader(
-        source,
-        transform=partial(crop_example, size=data.image_size, scale=tuple(data.crop_scale)),
-        batch_size=config.batch_size,
-        rows=rows,
-        seed=config.seed,
-        start_step=start_step,
-        fraction=data.fraction,
-        threads=data.threads or None,
-        workers=data.workers,
-        max_bad_fraction=data.max_bad_fraction,
-    )
+    transform = partial(crop_example, size=data.image_size, scale=tuple(data.crop_scale))
+    return load_batches(config, source, transform, rows, start_step)
 
 
 def flip(config: Any, images: jax.Array, rng: jax.Array) -> jax.Array:

@@ -18,7 +18,8 @@ from rsfm_jax.models.resampling import resize_bilinear
 from rsfm_jax.models.segmentation_losses import segmentation_loss
 from rsfm_jax.models.upernet import UPerNet
 from rsfm_jax.tasks import encoder
-from rsfm_jax.tasks.segment_evaluation import TileEvaluation, open_labelled, protocol_of
+from rsfm_jax.tasks.loading import load_batches
+from rsfm_jax.tasks.segment_evaluation import TileEvaluation, open_masked, protocol_of
 from rsfm_jax.training.state import Batch, Metrics, Variables
 from rsfm_jax.training.validate import (
     AT_LEAST_1,
@@ -30,7 +31,7 @@ from rsfm_jax.training.validate import (
     check_values,
 )
 
-TEXTS: Rule = (
+CLASS_NAMES: Rule = (
     lambda x: 2 <= len(x) <= 254 and len(set(x)) == len(x) and all(isinstance(a, str) for a in x),
     "2 to 254 different names",
 )
@@ -42,7 +43,7 @@ RULES = (
     | {
         "model.channels": AT_LEAST_1,
         "model.auxiliary_channels": AT_LEAST_1,
-        "data.classes": TEXTS,
+        "data.classes": CLASS_NAMES,
         "data.colours": (
             lambda x: all(len(rgb) == 3 and 0 <= min(rgb) <= max(rgb) <= 255 for rgb in x),
             "(red, green, blue) of each class in 0..255, or () for a wheel of colours",
@@ -141,25 +142,16 @@ class Segment:
         """
         data = self.config.data
         self._evaluation.open()  # a wrong name shows now, not after the training
-        return Loader(
-            open_labelled(data.source, data.split, self.protocol),
-            transform=partial(
-                crop_pair,
-                size=data.image_size,
-                scale=tuple(data.scale),
-                max_class_share=data.max_class_share,
-                classes=len(self.protocol.classes),
-                ignored=self.protocol.ignored,
-            ),
-            batch_size=self.config.batch_size,
-            rows=rows,
-            seed=self.config.seed,
-            start_step=start_step,
-            fraction=data.fraction,
-            threads=data.threads or None,
-            workers=data.workers,
-            max_bad_fraction=data.max_bad_fraction,
+        transform = partial(
+            crop_pair,
+            size=data.image_size,
+            scale=tuple(data.scale),
+            max_class_share=data.max_class_share,
+            classes=len(self.protocol.classes),
+            ignored=self.protocol.ignored,
         )
+        source = open_masked(data.source, data.split, self.protocol)
+        return load_batches(self.config, source, transform, rows, start_step)
 
     def evaluate(self, variables: Variables, step: int, workdir: Path) -> dict[str, float]:
         """Scores of whole tiles under sliding windows, with pictures; see `TileEvaluation`."""

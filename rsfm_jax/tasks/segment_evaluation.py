@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from rsfm_jax.data.decode import BadImage, decode_mask
 from rsfm_jax.data.elements import read_example
 from rsfm_jax.data.formats import loveda
+from rsfm_jax.data.labelled import refuse_other_classes
 from rsfm_jax.data.segmentation_sources import open_segmentation
 from rsfm_jax.data.sources import Source
 from rsfm_jax.errors import UserError
@@ -58,7 +59,7 @@ class TileEvaluation:
     def open(self) -> list[Source]:
         """The sources that evaluation reads: the labelled tiles, and those to submit if any."""
         splits = [self._split, *filter(None, [self._submission_split])]
-        return [open_labelled(self._source, split, self.protocol) for split in splits]
+        return [open_masked(self._source, split, self.protocol) for split in splits]
 
     def __call__(self, variables: Variables, workdir: Path) -> dict[str, float]:
         """Metrics `miou`, `mf1`, `oa`, and `iou/CLASS` and `f1/CLASS` of every class that occurs.
@@ -106,7 +107,7 @@ def protocol_of(config: Any) -> Protocol:
     return Protocol(tuple(data.classes), colours, tuple(data.ignored))
 
 
-def open_labelled(source: str, split: str, protocol: Protocol) -> Source:
+def open_masked(source: str, split: str, protocol: Protocol) -> Source:
     """`open_segmentation`, for masks that mean the protocol's classes.
 
     Raises:
@@ -114,12 +115,9 @@ def open_labelled(source: str, split: str, protocol: Protocol) -> Source:
     """
     opened = open_segmentation(source, split)
     named = enumerate(opened.cover_names)
-    classes = tuple(name for value, name in named if value not in protocol.ignored)
-    if opened.cover_names and classes != protocol.classes:
-        raise UserError(
-            f"data source {source!r} has masks of {', '.join(classes)}; config.data.classes are "
-            f"{', '.join(protocol.classes)}"
-        )
+    counted = [name for value, name in named if value not in protocol.ignored]
+    if opened.cover_names:
+        refuse_other_classes(counted, protocol.classes, f"the masks of data source {source!r}")
     return opened
 
 
