@@ -14,16 +14,14 @@ Prints the tables of docs/results.md. Finished runs are kept in WORKDIR, so that
 experiment goes on. With JAX_COMPILATION_CACHE_DIR set, equal runs compile once.
 """
 
-import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.aid_probe import interval
-from benchmarks.segment_real import STARTS, command, pretrain, run
+from benchmarks.experiment import STARTS, Part, command, main, pretrain, run
 from configs import detect_tiny
 from rsfm_jax.data.formats import dior, dota
 
@@ -162,21 +160,8 @@ def synthetic(data: Path, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-PARTS: dict[str, Callable[[Path, Path], str]] = {
-    part.__name__: part for part in (overfit, pretraining, synthetic)
-}
-
-
-def main() -> None:
-    """Runs what is missing and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--part", choices=PARTS, action="append")
-    arguments = parser.parse_args()
-    for part in arguments.part or PARTS:
-        print(f"\n{part}\n{PARTS[part](arguments.data, arguments.workdir)}", flush=True)
+PARTS: dict[str, Part] = {part.__name__: part for part in (overfit, pretraining, synthetic)}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, PARTS)

@@ -15,12 +15,7 @@ Prints the tables of docs/results.md. Finished runs are kept in WORKDIR, so that
 experiment goes on.
 """
 
-import argparse
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,16 +24,13 @@ import cv2
 import numpy as np
 
 from benchmarks.aid_probe import interval
-from configs import mae_aid_tiny, segment_tiny
+from benchmarks.experiment import STARTS, Part, command, link, main, pretrain, run
+from configs import segment_tiny
 from rsfm_jax.data.formats import IGNORE, loveda, potsdam
-from rsfm_jax.files import write_atomically, write_text
-from rsfm_jax.sharding.mesh import make_mesh
-from rsfm_jax.tasks import make_task
-from rsfm_jax.training import loop
+from rsfm_jax.files import write_atomically
 
 ROADS = ("background", "road")
 FRACTIONS = (0.1, 0.5, 1.0)
-STARTS = ("pretrained", "scratch")
 SEEDS = range(1, 6)  # learning rate and augmentation were chosen on seed 0's split
 HELD_OUT = 10  # of the 30 road pairs
 
@@ -104,23 +96,6 @@ def tiny_config(source: Path, classes: tuple[str, ...]) -> Any:
     return config
 
 
-def run(config: Any, workdir: Path) -> dict[str, float]:
-    """Trains, or finds it done: the last evaluation and `minutes`."""
-    done = workdir / "result.json"
-    if not done.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        mesh = make_mesh(config)
-        start, cpu = time.perf_counter(), time.process_time()
-        loop.train(make_task(config, mesh), config, mesh, workdir)
-        spent = {
-            "minutes": (time.perf_counter() - start) / 60,
-            "cpu_minutes": (time.process_time() - cpu) / 60,
-        }
-        last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
-        write_text(done, json.dumps(last | spent, indent=1))
-    return json.loads(done.read_text())
-
-
 def overfit(data: Path, workdir: Path) -> str:
     """mIoU on the very pairs that were trained on."""
     sets: dict[str, tuple[Callable[[Path], Pairs], int, int, tuple[str, ...]]] = {
@@ -149,26 +124,6 @@ def overfit(data: Path, workdir: Path) -> str:
             f"{scores['cpu_minutes']:.1f} |"
         )
     return "\n".join(lines)
-
-
-def link(target: Path, files: list[Path]) -> None:
-    """TARGET/NAME for every file, numbered where two would have one name."""
-    target.mkdir(parents=True, exist_ok=True)
-    for number, file in enumerate(files):
-        place = target / f"{number:04d}_{file.name}"
-        if not place.is_symlink():
-            os.symlink(file.absolute(), place)
-
-
-def pretrain(data: Path, workdir: Path) -> float:
-    """Pretrains on scenes without labels; none of them is a road pair. Gives the CPU minutes."""
-    scenes = [*(data / "scenes").rglob("*.jpg"), *(data / "unlabelled").glob("*.*")]
-    link(workdir / "scenes", sorted(scenes))
-    config = mae_aid_tiny.get_config()
-    config.total_steps = 600
-    config.data.source = str(workdir / "scenes")
-    config.eval.every_steps = 0
-    return run(config, workdir / "mae")["cpu_minutes"]
 
 
 def pretraining(data: Path, workdir: Path) -> str:
@@ -223,7 +178,8 @@ def synthetic(data: Path, workdir: Path) -> str:
         *("--config.model.drop_path=0.0", "--config.data.image_size=64"),
         *("--config.eval.stride=64", "--config.eval.every_steps=0"),
     ]
-    command("data_prep", "build", "synthetic", f"--source={raw}", f"--data_dir={prepared}")
+    source = f"--source={raw}"
+    command("data_prep", "build", "synthetic", source, f"--data_dir={prepared}", "--scenes=8")
     lines = ["| data set | tiles | mIoU | mF1 | OA |", "| --- | --- | --- | --- | --- |"]
     for name, tiles, extra in (
         ("potsdam", "14 of test", [f"--config.eval.source={raw / 'potsdam'}"]),
@@ -240,26 +196,8 @@ def synthetic(data: Path, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-def command(module: str, *arguments: str) -> None:
-    """Runs `python -m MODULE`; its failure ends this run."""
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
-
-
-PARTS: dict[str, Callable[[Path, Path], str]] = {
-    part.__name__: part for part in (overfit, pretraining, synthetic)
-}
-
-
-def main() -> None:
-    """Runs what is missing and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--part", choices=PARTS, action="append")
-    arguments = parser.parse_args()
-    for part in arguments.part or PARTS:
-        print(f"\n{part}\n{PARTS[part](arguments.data, arguments.workdir)}", flush=True)
+PARTS: dict[str, Part] = {part.__name__: part for part in (overfit, pretraining, synthetic)}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, PARTS)
