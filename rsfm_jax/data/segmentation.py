@@ -35,7 +35,7 @@ def crop_pair(
         bottom are padded.
       scale: range of the factor by which images are enlarged.
       max_class_share: a crop counts as filled when one class has this share of the labelled
-        pixels; another is then drawn, `TRIES` times at most.
+        pixels; another is then drawn, `TRIES` at most. 1 takes the first.
       classes: how many there are.
       ignored: mask values that do not train.
 
@@ -49,7 +49,7 @@ def crop_pair(
     image, mask = example["image"], class_indices(example, classes, ignored)
     side = max(1, round(size / rng.uniform(*scale)))  # of the crop, in pixels of the image
     height, width = min(side, mask.shape[0]), min(side, mask.shape[1])
-    for _ in range(TRIES):
+    for _ in range(TRIES if max_class_share < 1 else 1):
         top = rng.integers(mask.shape[0] - height + 1)
         left = rng.integers(mask.shape[1] - width + 1)
         part = slice(top, top + height), slice(left, left + width)
