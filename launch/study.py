@@ -27,10 +27,6 @@ from rsfm_jax.study.cells import PRETRAIN, Cell, finished_metrics, study_cells
 from rsfm_jax.study.figures import draw_scaling
 from rsfm_jax.study.summary import read_rows, tables, write_csv
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/study", "Folder for all cells and the outcome")
-MODE = flags.DEFINE_enum("mode", "run", ["run", "list", "summarize"], "What to do")
-CELL = flags.DEFINE_integer("cell", None, "Run this cell only, by its number in the list")
-
 MAIN = Path(__file__).with_name("main.py")
 
 
@@ -81,18 +77,18 @@ def summarize(cells: list[Cell], workdir: Path) -> None:
     print(f"{len(rows)} of {len(cells)} cells: {workdir}/study.csv, study.md, study.png")
 
 
-def run(config: Any, workdir: Path) -> int:
+def run(config: Any, workdir: Path, mode: str, cell: int | None) -> int:
     """Does what --mode and --cell say; returns the exit status."""
     cells = study_cells(config)
-    if CELL.value is not None:
-        if not 0 <= CELL.value < len(cells):
-            raise UserError(f"--cell={CELL.value}: the study has cells 0 to {len(cells) - 1}")
-        return run_cell(cells[CELL.value], workdir)
-    if MODE.value == "list":
+    if cell is not None:
+        if not 0 <= cell < len(cells):
+            raise UserError(f"--cell={cell}: the study has cells 0 to {len(cells) - 1}")
+        return run_cell(cells[cell], workdir)
+    if mode == "list":
         print_list(cells, workdir)
         return 0
     make_folder(workdir, f"--workdir={workdir}")
-    status = run_all(cells, workdir) if MODE.value == "run" else 0
+    status = run_all(cells, workdir) if mode == "run" else 0
     if status != EXIT_PREEMPTED:
         summarize(cells, workdir)
     return status
@@ -100,10 +96,14 @@ def run(config: Any, workdir: Path) -> int:
 
 def main(arguments: list[str]) -> int:
     """Runs the command and returns its exit status."""
+    # Not at import: launch/main.py has flags of the same names.
+    workdir = flags.DEFINE_string("workdir", "runs/study", "Folder for all cells and the outcome")
+    mode = flags.DEFINE_enum("mode", "run", ["run", "list", "summarize"], "What to do")
+    cell = flags.DEFINE_integer("cell", None, "Run this cell only, by its number in the list")
     if {"--help", "-h"} & set(arguments):
         print(__doc__, flags.FLAGS.main_module_help(), sep="\n")
         return 0
-    return execute(lambda: run(read_config(arguments), Path(WORKDIR.value)))
+    return execute(lambda: run(read_config(arguments), Path(workdir.value), mode.value, cell.value))
 
 
 if __name__ == "__main__":
