@@ -20,7 +20,7 @@ def test_bad_masks_end_the_command_with_their_names(tmp_path):
     write_pair(tmp_path / "set", "size", example["image"], example["mask"][:30])
     run = run_python(
         *("launch/main.py", "--config=tests/tiny_segment.py", f"--workdir={tmp_path / 'run'}"),
-        f"--config.data.source={tmp_path / 'set'}",
+        *(f"--config.data.source={tmp_path / 'set'}", "--config.data.max_bad_fraction=0.5"),
     )
     assert run.returncode == 2, run.stderr
     (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
@@ -33,7 +33,7 @@ def test_bad_masks_end_the_command_with_their_names(tmp_path):
     ("key", "value", "message"),
     [
         ("data.source", "FOLDER", "has no masks: give folders images/ and masks/"),
-        ("eval.source", "FOLDER", "has no masks: give folders images/ and masks/"),
+        ("eval.source", "FOLDER", "has no split 'val', it is one split, train"),
         ("eval.split", "night", "no split 'night'"),
         ("data.classes", ("land", "sea"), "other classes than the model's: lacks land, sea and"),
     ],
