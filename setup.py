@@ -58,6 +58,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        # The compilers of launch/plan.py, which need no device: libtpu and the CUDA plugin.
+        "plan": ["jax[tpu,cuda13-local]"],
         "geo": GEO,
         "beam": ["apache-beam>=2.60"],
         "test": [

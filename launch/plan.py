@@ -4,8 +4,8 @@
     python launch/plan.py --config=configs/mae_605m.py --topology=h200:8 --search
 
 Topologies: v4, v5e, v5p and v6e slices (v5e:8x8; 2xv5e:16x16 is two slices), h200, h100 and
-a100 (h200:8), cpu:8. The processor needs nothing more; for the others
-`pip install "jax[tpu,cuda13-local]"` brings the compilers, which need no device.
+a100 (h200:8), cpu:8. The processor needs nothing more; for the others `pip install -e ".[plan]"`
+brings the compilers, which need no device. docs/scaling.md explains every line printed.
 Exit status: 0 it fits, 2 bad config or no compiler (one line says what), 3 it does not fit
 (the last line says how much memory is missing), 1 anything else.
 """

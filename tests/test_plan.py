@@ -128,7 +128,7 @@ def installed(module: str) -> bool:
 )
 def test_compilers_that_are_installed(module, topology):
     if not installed(module):
-        pytest.skip(f'{module} is not installed: pip install "jax[tpu,cuda13-local]"')
+        pytest.skip(f'{module} is not installed: pip install -e ".[plan]"')
     run = plan(f"--topology={topology}", "--json", "--config.model.dtype=bfloat16")
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from rsfm_jax.errors import UserError
-from rsfm_jax.sharding.mesh import AXES, check_batch, make_mesh
+from rsfm_jax.sharding.mesh import AXES, _arrange, check_batch, make_mesh
 from rsfm_jax.sharding.rules import mesh_spec, tree_shardings
 from tests.conftest import run_python
 
@@ -84,3 +84,28 @@ class TestMesh:
         with pytest.raises(UserError, match=r"config\.batch_size=12.* = 2 x 4 x 1 = 8"):
             check_batch(config(batch_size=12), abstract_mesh(data=2, fsdp=4, model=3))
         check_batch(config(batch_size=16, accumulate_steps=2), abstract_mesh(data=2, fsdp=4))
+
+
+class TestSlices:
+    """Two TPU slices of four chips: the slow network is crossed by the data axis alone."""
+
+    devices = [
+        SimpleNamespace(
+            id=i, slice_index=i // 4, process_index=i // 4, platform="cpu", device_kind="cpu"
+        )
+        for i in range(8)
+    ]
+
+    def arrange(self, *shape):
+        grid = _arrange(list(shape), self.devices)
+        return np.vectorize(lambda device: device.slice_index)(grid)
+
+    def test_data_runs_between_slices(self):
+        slices = self.arrange(4, 2, 1)
+        assert slices.shape == (4, 2, 1)
+        assert slices[:, 0, 0].tolist() == [0, 0, 1, 1]
+        assert (slices == slices[:, :1, :1]).all()
+
+    def test_other_axes_may_not(self):
+        with pytest.raises(UserError, match="data=1 is not a multiple of the 2 slices"):
+            self.arrange(1, 8, 1)

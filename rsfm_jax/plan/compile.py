@@ -19,7 +19,7 @@ from rsfm_jax.training.program import Program, accumulate_gradients, build_progr
 from rsfm_jax.training.state import Batch, Task, TrainState
 from rsfm_jax.training.validate import COMMON_RULES, check_values
 
-# What libtpu says in place of a program that does not fit: (needed, available).
+# What libtpu says in place of a program that does not fit. Its `temporaries` include arguments.
 _OUT_OF_MEMORY = (
     re.compile(r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM"),
     re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm"),
@@ -173,7 +173,7 @@ def _gradients(task: Task, config: Any, program: Program) -> Any:
 
 
 def _compile(lowered: Any, target: Target) -> Any:
-    """The compiled program, or the bytes of temporaries for which the compiler refused it."""
+    """The compiled program, or all the bytes for which the compiler refused it."""
     try:
         return lowered.compile(compiler_options=targets.compiler_options(target))
     except jax.errors.JaxRuntimeError as error:
@@ -188,7 +188,7 @@ def _memory(compiled: Any, program: Program, batch: Any, target: Target) -> Memo
     state = program.abstract_state
     weights, whole, inputs = (_bytes_a_device(tree) for tree in (state.params, state, batch))
     if isinstance(compiled, int):
-        temporaries, code, peak = compiled, 0, compiled + whole + inputs
+        temporaries, code, peak = max(compiled - whole - inputs, 0), 0, compiled
     else:
         stats = compiled.memory_analysis()
         temporaries, code = stats.temp_size_in_bytes, stats.generated_code_size_in_bytes

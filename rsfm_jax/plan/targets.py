@@ -28,7 +28,7 @@ from rsfm_jax.sharding.hardware import CHIPS, Chip
 
 PATTERN = re.compile(r"(?:(\d+)x)?([a-z][\w-]*):(\d+(?:x\d+)*)")
 EXAMPLES = "v5e:8x8, 2xv5e:16x16, v5p:4x4x4, v6e:16x16, h200:8 or cpu:8"
-INSTALL = 'pip install "jax[tpu,cuda13-local]"'  # of the jax that is installed
+INSTALL = 'pip install -e ".[plan]"'
 TPU_DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
 # Chips of a slice that one host drives, as far as the slice reaches.
 TPU_HOST = (2, 2, 1)
@@ -102,7 +102,8 @@ def devices(target: Target) -> list[Any]:
         if "divisible" in line or "INVALID_ARGUMENT" in line:
             raise UserError(f"--topology={target.text}: {line}") from error
         raise UserError(
-            f"--topology={target.text}: no {platform} compiler here; {INSTALL} ({line[:200]})"
+            f"--topology={target.text}: no {platform} compiler here; {INSTALL} brings it "
+            f"({line[:200]})"
         ) from error
     return list(topology.devices)
 

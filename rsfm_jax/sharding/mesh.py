@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from rsfm_jax.errors import UserError
@@ -33,7 +34,23 @@ def make_mesh(config: Any, devices: list[Any] | None = None) -> Mesh:
         raise UserError(f"{asked}: does not fit the {len(devices)} devices there are")
     shape = [len(devices) // fixed if size == -1 else size for size in shape]
     # Auto axes: the compiler propagates shardings, as Linen modules need.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(shape: list[int], devices: list[Any]) -> np.ndarray:
+    """Devices in mesh order: neighbours on the links, TPU slices along the data axis."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    data, *within = shape
+    if data % slices:
+        raise UserError(
+            f"config.mesh.data={data} is not a multiple of the {slices} slices, between which "
+            "only the data axis can run"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        [data // slices, *within], [slices, 1, 1], devices, allow_split_physical_axes=True
+    )
 
 
 def check_batch(config: Any, mesh: Mesh) -> None:

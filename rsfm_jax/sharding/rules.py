@@ -88,7 +88,8 @@ def gather(weight: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array
     parameters and 2,048 images on 16 v5e chips.
     """
     whole = (None if name and RULES[name] == "fsdp" else name for name in logical_axes)
-    return constrain(weight, *whole)
+    # First where it lies, or the compiler would gather what the weight was cast from.
+    return constrain(constrain(weight, *logical_axes), *whole)
 
 
 def _gather(weight: jax.Array, logical_axes: tuple[str | None, ...]) -> tuple[jax.Array, None]:
