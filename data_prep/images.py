@@ -35,7 +35,10 @@ def read_rgb(path: Path) -> tuple[bytes, np.ndarray]:
 def read_values(path: Path) -> np.ndarray:
     """A single-channel mask as stored [H, W]. Raises UserError naming the file."""
     data = np.frombuffer(read_bytes(path), np.uint8)
-    values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    try:
+        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error:  # such as a size over OpenCV's own limit, 2**30 pixels
+        values = None
     if values is None:
         raise UserError(f"{path}: not a readable image")
     if values.ndim != 2:

@@ -5,6 +5,7 @@ Each line of `Task1_CLASS.txt` is `image score x1 y1 x2 y2 x3 y3 x4 y4`.
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,13 @@ from rsfm_jax.files import write_zip
 
 # Scores at 6 decimals: at 2, as some tools write them, many are equal and the ranking is lost.
 LINE = "{} {:.6f} " + " ".join(["{:.2f}"] * 8) + "\n"
+
+
+# What reading a damaged, encrypted or foreign zip raises.
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, OSError, zlib.error, EOFError, UnicodeDecodeError),
+    *(NotImplementedError, RuntimeError),
+)
 
 
 def write_submission(path, detections, classes):
@@ -66,7 +74,7 @@ def read_submission(path, classes):
                     images.append(image)
                     numbers.append(_numbers(values, where))
                     labels.append(label)
-    except (zipfile.BadZipFile, FileNotFoundError) as error:
+    except ZIP_ERRORS as error:
         raise UserError(f"{path}: not a readable zip: {error}") from None
     numbers = np.array(numbers, np.float64).reshape(-1, 9)
     scores, polygons = numbers[:, 0], numbers[:, 1:].reshape(-1, 4, 2)

@@ -13,6 +13,7 @@ from rsfm_jax.errors import UserError
 
 Report = Callable[[str], None]
 
+FARTHEST = 1e9  # pixels from the origin; no image reaches there, and float32 counts in 64s
 IGNORE = 255  # mask value that neither trains nor counts
 
 

@@ -6,7 +6,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from rsfm_jax.data.formats import Objects, Report, polygon_area, stop
+from rsfm_jax.data.formats import FARTHEST, Objects, Report, polygon_area, stop
 
 CLASSES = (
     *("airplane", "airport", "baseballfield", "basketballcourt", "bridge", "chimney"),
@@ -61,8 +61,8 @@ def _parse_object(element: ElementTree.Element) -> tuple[np.ndarray, int, int]:
         corners = np.array([float(value) for value in values]).reshape(4, 2)
     except (TypeError, ValueError):
         raise ValueError("robndbox needs x_ and y_ numbers for all four corners") from None
-    if not np.isfinite(corners).all():
-        raise ValueError("a coordinate is not finite")
+    if not (np.abs(corners) < FARTHEST).all():
+        raise ValueError("a coordinate is not finite, or over a billion")
     if polygon_area(corners) == 0:
         raise ValueError("polygon of zero area")
     difficult = (element.findtext("difficult") or "0").strip()

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from rsfm_jax.data.formats import Objects, Report, polygon_area, stop
+from rsfm_jax.data.formats import FARTHEST, Objects, Report, polygon_area, stop
 
 # In the published order of v2.0 (as MTP and mmrotate number them); older versions have fewer.
 _CLASSES = (
@@ -44,8 +44,8 @@ def _parse_line(line: str, classes: tuple[str, ...]) -> tuple[np.ndarray, int, i
         corners = np.array([float(field) for field in fields[:8]]).reshape(4, 2)
     except ValueError:
         raise ValueError(f"the coordinates {' '.join(fields[:8])!r} are not 8 numbers") from None
-    if not np.isfinite(corners).all():
-        raise ValueError("a coordinate is not finite")
+    if not (np.abs(corners) < FARTHEST).all():
+        raise ValueError("a coordinate is not finite, or over a billion")
     if polygon_area(corners) == 0:
         raise ValueError("polygon of zero area")
     if fields[8] not in classes:
