@@ -25,6 +25,7 @@ def whole_images(config):
 def test_known_objects_score_1_through_the_config(tmp_path):
     config = detect_tiny.get_config()
     config.eval.source, config.eval.batch_size = "synthetic:6", 4
+    config.eval.scales, config.eval.tile_overlap = (1.0,), 0
     known = {
         image.pixels.tobytes(): image.objects
         for image in open_labelled_images("synthetic:6", "val", dota.CLASSES["2.0"])

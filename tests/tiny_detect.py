@@ -33,4 +33,6 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_steps = 2
     config.eval.every_steps = 0
     config.eval.source = "synthetic:2"
+    config.eval.scales = (1.0,)
+    config.eval.tile_overlap = 0
     return config
