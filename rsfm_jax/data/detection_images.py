@@ -128,8 +128,8 @@ def _open_dota(folder: Path, split: str, classes: tuple[str, ...]) -> LabelledIm
 def _dota_objects(entry: Entry, version: str) -> Objects:
     if entry.labels is None:
         raise UserError(
-            f"{entry.image}: no label file {entry.name}.txt of v{version} in labelTxt-v{version} or "
-            "labelTxt beside images"
+            f"{entry.image}: no label file {entry.name}.txt of v{version} in labelTxt-v{version} "
+            "or labelTxt beside images"
         )
     text = _read(entry.labels).decode("utf-8", "replace")
     return dota.parse_labels(text, str(entry.labels), dota.CLASSES[version])
