@@ -29,7 +29,7 @@ from tests.toy_main import write_images
 
 TIMINGS = ("images_per_second", "data_wait", "seconds_left")
 MOMENTS = ("any", "writing", "evaluating")
-STEPS_PER_KILL = 20
+STEPS_PER_KILL, BYTES_A_LINE = 20, 250
 
 
 def command(workdir: Path, images: Path, steps: int) -> list[str]:
@@ -69,7 +69,7 @@ def wait(run: list[subprocess.Popen], seconds: float = 300) -> list[int]:
         if time.monotonic() > deadline:
             for process in run:
                 process.kill()
-        time.sleep(0.02)
+        time.sleep(0.05)
     return [process.returncode for process in run]
 
 
@@ -78,25 +78,29 @@ def has_come(moment: str, workdir: Path) -> bool:
         return any(workdir.glob("checkpoints/*.orbax-checkpoint-tmp"))
     if moment == "evaluating":
         return (workdir / "evaluating").exists()
-    return (workdir / "metrics.jsonl").exists()
+    return True
 
 
 def kill_once(run: list[subprocess.Popen], workdir: Path, rng: random.Random) -> str | None:
     """Kills one process of the run; tells at which moment, None where the run was faster."""
     moment = rng.choice(MOMENTS)
     (workdir / "evaluating").unlink(missing_ok=True)
-    known = len(lines(workdir))
-    until = known + rng.randrange(1, STEPS_PER_KILL)
-    while len(lines(workdir)) < until or not has_come(moment, workdir):
+    metrics = workdir / "metrics.jsonl"
+    until = size(metrics) + rng.randrange(1, STEPS_PER_KILL) * BYTES_A_LINE
+    while size(metrics) < until or not has_come(moment, workdir):
         if any(process.poll() is not None for process in run):
             return None
-        time.sleep(0.001)
+        time.sleep(0.005)
     time.sleep(rng.random() * (0.3 if moment == "any" else 0.02))
     victim = rng.choice(run)
     if victim.poll() is not None:
         return None
     victim.send_signal(signal.SIGKILL)
     return moment
+
+
+def size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def lines(workdir: Path) -> list[str]:
