@@ -1,5 +1,6 @@
 import io
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -183,3 +184,11 @@ def test_real_scene_folder():
     source = open_source(str(REAL / "aid"))
     assert len(source) == 2100 and len(source.class_names) == 30
     assert np.bincount(source.labels).tolist() == [70] * 30
+
+
+def test_a_missing_record_file_is_named(tfds_folder, tmp_path):
+    copy = shutil.copytree(tfds_folder, tmp_path / "copy")
+    next(copy.glob("tiny/1.0.0/*train*array_record*")).unlink()
+    with pytest.raises(UserError, match=r"tiny-train\S* is missing, one of 1 of the 1 files"):
+        open_source(str(copy), "train[:50%]")
+    assert len(open_source(str(copy), "validation")) == 4

@@ -159,6 +159,13 @@ class TfdsSource:
             raise UserError(f"{directory} has no split {split!r}, it has: {splits}") from error
         if len(self._records) == 0:
             raise UserError(f"{self._where} is empty")
+        parts = builder.info.splits[split].file_instructions
+        missing = [part.filename for part in parts if not Path(part.filename).is_file()]
+        if missing:
+            raise UserError(
+                f"{missing[0]} is missing, one of {len(missing)} of the {len(parts)} files of "
+                f"{self._where}: put it back or prepare the set again"
+            )
         self._data_set = builder.info.full_name
         self.class_names = _names(features.get("label"))
         self.object_names = _names(features.get("labels"))
