@@ -213,7 +213,7 @@ def refusals(finished, tmp_path_factory):
 
     def refuse(name):
         arguments = [text.format(**folders) for text in BAD_INPUT[name][0]]
-        return run_python(*COMMAND, f"--workdir={root / 'new'}", *arguments)
+        return run_python(*COMMAND, f"--workdir={root / name}", *arguments)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(BAD_INPUT, pool.map(refuse, BAD_INPUT), strict=True))
