@@ -103,6 +103,8 @@ def read_override(data: bytes) -> None:
     from rsfm_jax.training.validate import COMMON_RULES, check_values
 
     flags.FLAGS.unparse_flags()
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)  # an earlier override
     arguments, sys.argv = sys.argv, ["main.py", "--config=tests/tiny.py", f"--config.{text(data)}"]
     try:
         check_values(read_config(sys.argv), COMMON_RULES)

@@ -1,4 +1,4 @@
-"""python tests/huge_scene.py FOLDER detect|segment: predicts a huge sparse scene, prints the peak.
+"""python -m tests.huge_scene FOLDER detect|segment: predicts a huge sparse scene, prints the peak.
 
 The peak is of resident memory in bytes; the scene has 100,000 pixels a side and stores two
 islands of 600 pixels.

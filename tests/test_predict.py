@@ -151,7 +151,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, tif, capsys, name):
 
 def test_a_sparse_scene_of_100_000_by_100_000_pixels_needs_little_memory(tmp_path):
     """A process of its own, whose peak it prints; two islands are stored and found."""
-    run = run_python("tests/huge_scene.py", tmp_path, "detect")
+    run = run_python("-m", "tests.huge_scene", tmp_path, "detect")
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 2**30  # 2 GiB is promised, a network included
     _, _, geometry, _ = pyogrio.raw.read(tmp_path / "out.gpkg")
