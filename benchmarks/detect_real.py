@@ -114,7 +114,7 @@ def pretraining(data: Path, workdir: Path) -> str:
         for start in STARTS:
             config = tiny_config(prepared, dota.CLASSES["1.0"], raw, "val")
             config.seed = seed
-            config.total_steps = 600
+            config.total_steps = 400
             config.init_from = str(workdir / "mae") if start == "pretrained" else ""
             config.data.scale_range = (0.2, 0.3)
             config.eval.scales = (0.25,)

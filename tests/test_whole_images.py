@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import shapely
 from rsfm_jax.boxes.geometry import to_corners
 from rsfm_jax.data.detection_images import LabelledImage, open_labelled_images
 from rsfm_jax.data.formats import Objects, dior, dota
+from rsfm_jax.evaluation.detection_pictures import Boxes, draw_detections, picture
 from rsfm_jax.evaluation.detection_submission import read_submission
 from rsfm_jax.evaluation.sliding_windows import Windows
 from rsfm_jax.evaluation.tiled_detection import Tiling, detect
@@ -244,3 +246,12 @@ def test_other_processes_compute_but_write_nothing(tmp_path, monkeypatch):
         images, known_detector(find_objects(images)), CLASSES, settings(64, 16), tmp_path
     )
     assert metrics["mAP50"] == 1.0 and not list(tmp_path.iterdir())
+
+
+def test_pictures_of_images_without_objects(tmp_path):
+    """Where every list is empty, numpy takes the labels for floats."""
+    nothing = Boxes(np.zeros((0, 4, 2)), np.array([]))
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pictures = [picture("empty", pixels, truths, nothing) for truths in (nothing, None)]
+    draw_detections(tmp_path / "detections.png", pictures, ("plane",), 0.3)
+    assert cv2.imread(str(tmp_path / "detections.png")) is not None

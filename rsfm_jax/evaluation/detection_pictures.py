@@ -71,8 +71,15 @@ def draw_detections(
             _draw(axes, shown.pixels, boxes, colours)
             count = "no labels" if boxes is None else f"{len(boxes.labels)} {what}"
             axes.set_title(f"{shown.name}: {count}", fontsize=9)
-    boxes = [b for shown in pictures for b in (shown.truths, shown.detections) if b is not None]
-    present = np.unique(np.concatenate([b.labels for b in boxes])) if boxes else []
+    present = sorted(
+        {
+            int(label)
+            for shown in pictures
+            for boxes in (shown.truths, shown.detections)
+            if boxes is not None
+            for label in boxes.labels
+        }
+    )
     lines = [Line2D([], [], color=colours[label], label=classes[label]) for label in present]
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=COLUMNS, fontsize=8)
@@ -92,7 +99,7 @@ def _draw(axes, pixels: np.ndarray, boxes: Boxes | None, colours: np.ndarray) ->
     axes.autoscale(False)
     axes.axis("off")
     if boxes is not None:
-        edges = colours[boxes.labels]
+        edges = colours[np.asarray(boxes.labels, int)]  # [] is of floats
         axes.add_collection(
             PolyCollection(boxes.polygons, facecolors="none", edgecolors=edges, linewidths=1.1)
         )
