@@ -13,6 +13,8 @@ GEO = [
     "shapely>=2.1",
     "pyarrow>=18",
 ]
+# The notebooks of colab/; Colab itself has all of it.
+NOTEBOOK = ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"]
 VERSION = next(
     line.split('"')[1]
     for line in (ROOT / "rsfm_jax" / "__init__.py").read_text().splitlines()
@@ -62,8 +64,10 @@ setup(
         "plan": ["jax[tpu,cuda13-local]"],
         "geo": GEO,
         "beam": ["apache-beam>=2.60"],
+        "notebook": [*NOTEBOOK, "jupyterlab>=4.2"],
         "test": [
             *GEO,
+            *NOTEBOOK,
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.12",

@@ -162,11 +162,18 @@ def test_synthetic():
         np.testing.assert_array_equal(source[kinds + 3]["image"], drawn)
     test = open_source("synthetic:20", "test")
     assert not any(np.array_equal(test[3]["image"], source[i]["image"]) for i in range(20))
-    for wrong in ("synthetic:0", "synthetic:many", "synthetic:-3"):
+    for wrong in ("synthetic:", "synthetic:0", "synthetic:many", "synthetic:-3"):
         with pytest.raises(UserError, match="write synthetic:N"):
             open_source(wrong)
     with pytest.raises(UserError, match="no split 'x', they have: train, val, test"):
         open_source("synthetic", "x")
+    airports = open_source("synthetic:3:airport")
+    assert {SCENE_KINDS[label] for label in airports.labels} == {"airport"}
+    same = draw_scene(2, example["image"].shape[0], "airport").image
+    np.testing.assert_array_equal(airports[2]["image"], same)
+    assert airports.fingerprint != open_source("synthetic:3").fingerprint
+    with pytest.raises(UserError, match="no kind 'moon', there are: farmland"):
+        open_source("synthetic:3:moon")
 
 
 def test_sources_pickle(tfds_folder, tmp_path):

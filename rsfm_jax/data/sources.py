@@ -60,9 +60,9 @@ def open_source(source: str, split: str = "train") -> Source:
     """Opens a source by its name in the configuration.
 
     Args:
-      source: `synthetic` or `synthetic:N` for N drawn scenes (10,000 unless told), a TFDS
-        directory in array_record format (NAME/VERSION or a folder above it), or a folder of
-        images, see `FolderSource`.
+      source: `synthetic` or `synthetic:N` for N drawn scenes (10,000 unless told),
+        `synthetic:N:KIND` for N of one of SCENE_KINDS, a TFDS directory in array_record format
+        (NAME/VERSION or a folder above it), or a folder of images, see `FolderSource`.
       split: for TFDS any split of the data set, with slices such as `train[:90%]`; for the
         others one of the names that the source has.
 
@@ -70,7 +70,7 @@ def open_source(source: str, split: str = "train") -> Source:
       UserError: nothing there, nothing in it, or no such split.
     """
     if source.split(":")[0] == "synthetic":
-        return SyntheticSource(_scene_count(source), split)
+        return SyntheticSource(_scene_kinds(source), split)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "does not exist"
@@ -204,7 +204,7 @@ class TfdsSource:
 
 
 class SyntheticSource:
-    """`count` drawn aerial scenes, the kind of place as label; splits share no scene.
+    """Drawn aerial scenes of the given kinds, which are their labels; splits share no scene.
 
     Scenes are 128 pixels a side. Drawing one takes about 10 ms, so the first 4,096 are kept in
     memory (200 MB).
@@ -212,13 +212,13 @@ class SyntheticSource:
 
     class_names, object_names, cover_names = SCENE_KINDS, dota.CLASSES["2.0"], COVER
 
-    def __init__(self, count: int, split: str = "train"):
+    def __init__(self, kinds: np.ndarray, split: str = "train"):
         if split not in SYNTHETIC_SPLITS:
             listed = ", ".join(SYNTHETIC_SPLITS)
             raise UserError(f"synthetic scenes have no split {split!r}, they have: {listed}")
         self._split = split
         self._drawn: dict[int, Scene] = {}
-        self.labels = np.arange(count, dtype=np.int32) % len(SCENE_KINDS)
+        self.labels = kinds
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -245,8 +245,10 @@ class SyntheticSource:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """The split: scenes are drawn from their number."""
-        return {"split": self._split}
+        """The split, and the kind where all are of one: scenes are drawn from their number."""
+        kinds = np.unique(self.labels)
+        one = {"kind": SCENE_KINDS[kinds[0]]} if len(kinds) == 1 else {}
+        return {"split": self._split} | one
 
     def name(self, index: int) -> str:
         """The scene's number."""
@@ -260,13 +262,18 @@ def _names(feature: Any) -> tuple[str, ...]:
     return tuple(names or ())
 
 
-def _scene_count(source: str) -> int:
-    _, colon, count = source.partition(":")
-    if not colon:
-        return 10_000
-    if not count.isdecimal() or int(count) < 1:
+def _scene_kinds(source: str) -> np.ndarray:
+    """int32 [N], the kind of every scene: all in turn, or the one that is named."""
+    _, colon, given = source.partition(":")
+    count, _, kind = given.partition(":")
+    if colon and (not count.isdecimal() or int(count) < 1):
         raise UserError(f"data source {source!r}: write synthetic:N with N scenes, N >= 1")
-    return int(count)
+    if kind and kind not in SCENE_KINDS:
+        raise UserError(
+            f"data source {source!r}: no kind {kind!r}, there are: {', '.join(SCENE_KINDS)}"
+        )
+    numbers = np.arange(int(count or 10_000), dtype=np.int32) % len(SCENE_KINDS)
+    return np.full_like(numbers, SCENE_KINDS.index(kind)) if kind else numbers
 
 
 def _tfds_directories(folder: Path) -> list[Path]:
