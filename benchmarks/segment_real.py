@@ -17,6 +17,7 @@ experiment goes on.
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ def potsdam_pairs(data: Path) -> Pairs:
         yield image.stem, cv2.imread(str(image)), mask
 
 
+def _save(pixels: np.ndarray, path: Path) -> None:
+    cv2.imwrite(str(path), pixels)
+
+
 def write_pairs(folder: Path, pairs: Pairs, shrink: int) -> None:
     """FOLDER/images and FOLDER/masks, both sides divided by `shrink`."""
     for stem, image, mask in pairs:
@@ -70,7 +75,7 @@ def write_pairs(folder: Path, pairs: Pairs, shrink: int) -> None:
         for part, pixels in (("images", image), ("masks", mask)):
             write_atomically(
                 folder / part / f"{stem}.png",
-                lambda path, pixels=pixels: cv2.imwrite(str(path), pixels),
+                partial(_save, pixels),
             )
 
 

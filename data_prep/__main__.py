@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     building = commands.add_parser("build", help="raw download -> array_record shards")
     names = building.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, kind in DATASETS.items():
-        one = names.add_parser(name, help=kind.__doc__.splitlines()[0], description=kind.__doc__)
+        text = str(kind.__doc__)
+        one = names.add_parser(name, help=text.splitlines()[0], description=text)
         for field in dataclasses.fields(kind):
             one.add_argument(
                 f"--{field.name}",

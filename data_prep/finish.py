@@ -103,7 +103,7 @@ def _number_shards(
     A shard all of whose items were bad holds nothing and is left out of the numbering.
     """
     totals = dict.fromkeys(("images", "objects", "labelled", "bytes"), 0)
-    kept = []
+    kept: list[tuple[int, int]] = []
     for old, unit in enumerate(units):
         result = unit.result()
         bad += result["bad"]

@@ -52,10 +52,14 @@ def write_raw(folder: Path) -> None:
         raise UserError(f"--source={folder}: cannot write raw scenes: {error}") from error
 
 
-def _scenes(stream: int) -> Callable[[int, str | None], Scene]:
+def _scenes(stream: int) -> Callable[..., Scene]:
     """Gives a function that draws the next scene of a stream that no other data set shares."""
     seeds = iter(range((stream + 16) << 32, (stream + 17) << 32))
-    return lambda size, kind=None: draw_scene(next(seeds), size, kind)
+
+    def draw(size: int, kind: str | None = None) -> Scene:
+        return draw_scene(next(seeds), size, kind)
+
+    return draw
 
 
 def _dota(root: Path, draw: Callable[..., Scene]) -> None:

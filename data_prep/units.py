@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -41,7 +41,7 @@ class Unit(NamedTuple):
 class Runner(Protocol):
     """Runs `execute` on units in any order and gives each back when it is through."""
 
-    def __call__(self, units: Sequence[Unit]) -> Iterator[Unit]:
+    def __call__(self, units: Sequence[Unit]) -> Generator[Unit, None, None]:
         """Lazily: closing the iterator drops what has not begun."""
 
 
@@ -94,7 +94,7 @@ def write_json(path: Path, value: Any) -> None:
 def local_runner(workers: int) -> Runner:
     """Runs units in `workers` processes of this machine; one worker is this process itself."""
 
-    def run(units: Sequence[Unit]) -> Iterator[Unit]:
+    def run(units: Sequence[Unit]) -> Generator[Unit, None, None]:
         if workers == 1:
             for unit in units:
                 execute(unit)
@@ -126,7 +126,7 @@ def beam_runner(name: str, arguments: Sequence[str]) -> Runner:
       arguments: further Beam pipeline options, `--key=value`.
     """
 
-    def run(units: Sequence[Unit]) -> Iterator[Unit]:
+    def run(units: Sequence[Unit]) -> Generator[Unit, None, None]:
         try:
             import apache_beam as beam
             from apache_beam.options.pipeline_options import PipelineOptions
@@ -147,7 +147,9 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)  # one process a core is enough
 
     def follow_parent() -> None:
-        multiprocessing.parent_process().join()
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
         os._exit(1)  # a killed build must not go on writing beside the one that takes over
 
     threading.Thread(target=follow_parent, daemon=True).start()

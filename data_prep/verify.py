@@ -57,7 +57,9 @@ def counts(prepared: Prepared) -> dict[str, int]:
 
 def check_shard(prepared: Prepared, shard: Shard) -> dict:
     """Faults of one shard, and how often each class and each oddity was seen."""
-    faults, seen, count = [], Counter(), 0
+    faults: list[str] = []
+    seen: Counter[str] = Counter()
+    count = 0
     expected = shard.records()
     try:
         for position, (digest, example) in enumerate(prepared.examples(shard)):
@@ -115,7 +117,7 @@ def _oddities(example: dict) -> Iterator[str]:
 
 
 def _classes(prepared: Prepared, example: dict) -> Counter:
-    found = Counter()
+    found: Counter = Counter()
     for key in ("label", "labels"):
         if key in example:
             names = dict(enumerate(prepared.names(key)))

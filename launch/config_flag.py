@@ -29,4 +29,5 @@ def read_config(arguments: list[str]) -> Any:
 
 def config_file() -> Path:
     """The file that `--config` names, without its variant."""
-    return Path(flags.FLAGS["config"].config_filename.partition(":")[0])
+    flag: Any = flags.FLAGS["config"]  # ml_collections gives it the name of its file
+    return Path(flag.config_filename.partition(":")[0])

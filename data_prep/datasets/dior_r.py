@@ -37,7 +37,7 @@ class DiorR(Dataset):
                 bad(f"{dior_list(root, split)}: missing, it lists the images of the split")
                 continue
             splits[split] = [
-                Item(name, tuple(file.relative_to(root).as_posix() for file in files))
+                Item(name, tuple(file.relative_to(root).as_posix() for file in files if file))
                 for name, *files in dior_entries(root, split, bad)
             ]
         return Index(splits)

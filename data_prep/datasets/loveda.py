@@ -36,11 +36,9 @@ class LoveDa(Dataset):
         if len(item.files) > 1:
             path = self.path(item.files[1])
             mask = loveda.decode_mask(read_values(path), str(path), bad)
-        if mask.shape != pixels.shape[:2]:
-            raise UserError(
-                f"{path}: {mask.shape[1]} x {mask.shape[0]} pixels, "
-                f"but its image has {pixels.shape[1]} x {pixels.shape[0]}"
-            )
+            if mask.shape != pixels.shape[:2]:
+                sizes = (f"{width} x {height}" for height, width, *_ in (mask.shape, pixels.shape))
+                raise UserError("{}: {} pixels, but its image has {}".format(path, *sizes))
         example = {
             "image": lossless(data, pixels),
             "image_id": item.id,

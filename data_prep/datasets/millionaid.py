@@ -48,7 +48,7 @@ class MillionAid(Dataset):
         items = [Item(file, (file,), numbers[_leaf(file)]) for file in labelled]
         items += [Item(file, (file,)) for file in unlabelled]
         once = drop_duplicates({"all": items}, hashes)
-        splits = {"train": [], "val": []}
+        splits: dict[str, list[Item]] = {"train": [], "val": []}
         for item in once.splits["all"]:
             splits["val" if self._is_held_out(item) else "train"].append(item)
         return Index(splits, once.duplicates)

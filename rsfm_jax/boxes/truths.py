@@ -33,5 +33,5 @@ def pad_truths(boxes: np.ndarray, classes: np.ndarray, room: int) -> Truths:
         boxes=np.pad(boxes[:kept], ((0, room - kept), (0, 0))),
         classes=np.pad(classes[:kept], (0, room - kept)),
         valid=np.arange(room) < kept,
-        truncated=np.int32(len(boxes) - kept),
+        truncated=np.array(len(boxes) - kept, np.int32),
     )

@@ -24,7 +24,7 @@ import re
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 # A quarter of a GiB of RGB, Pillow's own limit. Larger scenes are cut into tiles beforehand.
 MAX_PIXELS = 2**28 // 3
@@ -97,11 +97,16 @@ def _decode_any(data: bytes, max_pixels: int) -> np.ndarray:
             raise BadImage(f"pixels of 32-bit type {image.mode}: convert to 8 or 16 bit first")
         if image.mode == "P":
             # Straight to RGB, Pillow warns when the palette has transparent entries.
-            image = image.convert("RGBA")
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return _upright(image.convert("RGBA"))
+        return _upright(image)
 
 
-def _is_16_bit(image: Image.Image) -> bool:
+def _upright(image: Image.Image) -> np.ndarray:
+    """RGB as the EXIF orientation asks."""
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _is_16_bit(image: ImageFile.ImageFile) -> bool:
     """Whether the file stores 16 bits a channel.
 
     The mode tells so for grey only: Pillow opens 16-bit colour as 8-bit "RGB". The raw mode

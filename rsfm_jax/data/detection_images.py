@@ -3,7 +3,7 @@
 `open_labelled_images` takes DOTA and DIOR-R as downloaded, prepared sets and drawn scenes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -65,7 +65,7 @@ def open_labelled_images(source: str, split: str, classes: tuple[str, ...]) -> L
 class _FromFiles:
     """Images from files; their labels are read before any image, so that errors come early."""
 
-    def __init__(self, entries: list[Entry], objects: list[Objects | None]):
+    def __init__(self, entries: list[Entry], objects: Sequence[Objects | None]):
         self._entries, self._objects = entries, objects
 
     def __len__(self) -> int:
@@ -106,7 +106,11 @@ def _open_dior(folder: Path, split: str, classes: tuple[str, ...]) -> LabelledIm
     if not listed.exists():
         raise _no_split(folder, split, [file.stem for file in listed.parent.glob("*.txt")])
     entries = _some(dior_entries(folder, split), listed)
-    objects = [dior.parse_labels(_read(labels), str(labels)) for _, _, labels in entries]
+    objects = [
+        dior.parse_labels(_read(entry.labels), str(entry.labels))
+        for entry in entries
+        if entry.labels is not None  # never for DIOR-R: every image has the name of a file
+    ]
     return _FromFiles(entries, objects)
 
 

@@ -60,7 +60,7 @@ class Elements:
                 bad[example_id] = str(error)
                 position += 1
                 continue
-            return row | {"example_id": np.int32(example_id)}
+            return row | {"example_id": np.array(example_id, np.int32)}
         return {}
 
 

@@ -143,7 +143,7 @@ class _Pieces:
     def __getitem__(self, index: int) -> tuple[Batch, dict[int, str]]:
         """The piece, {} when its rows could not be filled, and reasons of the bad examples."""
         step, piece = divmod(index, len(self._rows))
-        bad = {}
+        bad: dict[int, str] = {}
         numbers = step * self._batch_size + self._rows[piece]
         examples = [self._elements.read(int(number), bad) for number in numbers]
         if not all(examples):
@@ -220,7 +220,7 @@ def _close_all(iterators: list[grain.DatasetIterator]):
 
 def _cores() -> int:
     """Cores this process may use, which a scheduler can have set below the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _limit_opencv():

@@ -59,8 +59,9 @@ def open_segmentation(source: str, split: str) -> Source:
 class PairSource:
     """Image files with mask files; `cover_names` is empty where the masks carry no names."""
 
-    class_names = object_names = ()
-    labels = None
+    class_names: tuple[str, ...] = ()
+    object_names: tuple[str, ...] = ()
+    labels: np.ndarray | None = None
 
     def __init__(
         self,
@@ -130,11 +131,11 @@ def _potsdam_pairs(folder: Path, split: str) -> Iterator[Pair]:
     if split not in tiles:
         raise UserError(f"{folder}: Potsdam has the splits train and test, not {split!r}")
     for tile in tiles[split]:
-        pair = Pair(*(folder / file for file in potsdam.files(tile, "RGB", "no_boundary")))
-        for file in pair:
+        files = [folder / file for file in potsdam.files(tile, "RGB", "no_boundary")]
+        for file in files:
             if not file.exists():
                 raise UserError(f"{file}: missing; Potsdam's {split} has {len(tiles[split])} tiles")
-        yield pair
+        yield Pair(*files)
 
 
 def _loveda_pairs(folder: Path, split: str) -> Iterator[Pair]:

@@ -94,7 +94,8 @@ class FolderSource:
     is one split, `train`. Hidden files and folders are left out.
     """
 
-    object_names = cover_names = ()
+    object_names: tuple[str, ...] = ()
+    cover_names: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, split: str = "train"):
         self.folder = _split_folder(folder, split)
@@ -104,10 +105,15 @@ class FolderSource:
                 f"no images in {self.folder}: looked for files ending in " + " ".join(IMAGE_ENDINGS)
             )
         tops = [file.split("/")[0] if "/" in file else None for file in self._files]
-        classes = sorted(set(tops) - {None})
-        self.class_names = tuple(classes) if None not in tops and len(classes) > 1 else ()
+        classes = sorted({top for top in tops if top is not None})
+        labelled = None not in tops and len(classes) > 1
+        self.class_names: tuple[str, ...] = tuple(classes) if labelled else ()
         numbers = {name: number for number, name in enumerate(self.class_names)}
-        self.labels = np.array([numbers[top] for top in tops], np.int32) if numbers else None
+        self.labels = (
+            np.array([numbers[top] for top in tops if top is not None], np.int32)
+            if numbers
+            else None
+        )
 
     def __len__(self) -> int:
         return len(self._files)
@@ -210,7 +216,9 @@ class SyntheticSource:
     memory (200 MB).
     """
 
-    class_names, object_names, cover_names = SCENE_KINDS, dota.CLASSES["2.0"], COVER
+    class_names: tuple[str, ...] = SCENE_KINDS
+    object_names: tuple[str, ...] = dota.CLASSES["2.0"]
+    cover_names: tuple[str, ...] = COVER
 
     def __init__(self, kinds: np.ndarray, split: str = "train"):
         if split not in SYNTHETIC_SPLITS:

@@ -17,7 +17,7 @@ def crop_example(
     example: dict, rng: np.random.Generator, size: int, scale: tuple[float, float] = (0.2, 1.0)
 ) -> dict[str, np.ndarray]:
     """Pretraining's and classification's `Transform`: {"image", "label" where there is one}."""
-    labels = {"label": np.int32(example["label"])} if "label" in example else {}
+    labels = {"label": np.array(example["label"], np.int32)} if "label" in example else {}
     return {"image": random_resized_crop(example["image"], rng, size, scale)} | labels
 
 
@@ -42,7 +42,7 @@ def random_resized_crop(
     Returns:
       uint8 [size, size, 3].
     """
-    top, left, height, width = draw_crop(*image.shape[:2], rng, scale, ratio)
+    top, left, height, width = draw_crop(image.shape[0], image.shape[1], rng, scale, ratio)
     return resize(image[top : top + height, left : left + width], (size, size))
 
 

@@ -101,5 +101,7 @@ def _draw(axes, pixels: np.ndarray, boxes: Boxes | None, colours: np.ndarray) ->
     if boxes is not None:
         edges = colours[np.asarray(boxes.labels, int)]  # [] is of floats
         axes.add_collection(
-            PolyCollection(boxes.polygons, facecolors="none", edgecolors=edges, linewidths=1.1)
+            PolyCollection(
+                list(boxes.polygons), facecolors="none", edgecolors=edges, linewidths=1.1
+            )
         )

@@ -97,7 +97,7 @@ def evaluate(
     """
     number = len(protocol.classes)
     counts = np.zeros((number, number), np.int64)
-    shown = []
+    shown: list[Example] = []
     checked = map(_check, tiles)
     bands = segment(checked, predict, number, batch_size, windows)
     for tile, parts in itertools.groupby(bands, key=lambda band: band.tile):
@@ -167,7 +167,8 @@ def _check(tile: Tile) -> Tile:
 def _example(tile: Tile, classes: np.ndarray, limit: int = 512) -> Example:
     """Every n-th pixel of a tile, at most `limit` a side; copies, so that the tile can go."""
     step = -(-max(classes.shape) // limit)
-    image, mask, classes = (
+    assert tile.mask is not None  # `_check` has seen it
+    image, mask, predicted = (
         np.array(pixels[::step, ::step]) for pixels in (tile.image, tile.mask, classes)
     )
-    return Example(tile.name, image, mask, classes)
+    return Example(tile.name, image, mask, predicted)

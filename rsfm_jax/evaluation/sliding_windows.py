@@ -14,7 +14,7 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -44,6 +44,17 @@ class Windows(NamedTuple):
         return window_starts(length, self.size, self.stride)
 
 
+class Pixels(Protocol):
+    """An array [H, W, 3], or what reads a file piece by piece."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns first."""
+
+    def __getitem__(self, place: Any) -> Any:
+        """An array, of (rows, columns) as slices; None where there is nothing."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tile:
     """A whole image: its name for messages and outputs, uint8 [H, W, 3], and its labels if any.
@@ -54,7 +65,7 @@ class Tile:
     """
 
     name: str
-    image: np.ndarray
+    image: Pixels
     mask: np.ndarray | None = None
 
 
@@ -81,9 +92,9 @@ def segment(
     Raises:
       UserError: `predict` scores another number of classes.
     """
-    ahead = collections.deque()
+    ahead: collections.deque[Tile] = collections.deque()
 
-    def cut() -> Iterator[np.ndarray]:
+    def cut() -> Iterator[np.ndarray | None]:
         for tile in tiles:
             ahead.append(tile)
             yield from _cut(tile.image, windows)
@@ -93,7 +104,7 @@ def segment(
         tile = ahead.popleft()
         logits = itertools.chain([first], stream)
         top = 0
-        for mean in blend(logits, *tile.image.shape[:2], classes, windows):
+        for mean in blend(logits, tile.image.shape[0], tile.image.shape[1], classes, windows):
             yield Band(tile, top, mean.argmax(-1).astype(np.uint8))
             top += len(mean)
 
@@ -144,7 +155,7 @@ def _coverage(starts: list[int], size: int, length: int) -> np.ndarray:
     return counts
 
 
-def _cut(image: np.ndarray, windows: Windows) -> Iterator[np.ndarray | None]:
+def _cut(image: Pixels, windows: Windows) -> Iterator[np.ndarray | None]:
     """Windows uint8 [size, size, 3] or None, row by row."""
     height, width = image.shape[:2]
     size = windows.size
@@ -164,7 +175,8 @@ def in_batches(
     Only whole batches go to `predict`, the last one filled up. A batch is handed to the device
     before the results of the one before it are fetched, so that both work at once.
     """
-    wanted = collections.deque()  # for every window taken so far, whether it goes to `predict`
+    # For every window taken so far, whether it goes to `predict`.
+    wanted: collections.deque[bool] = collections.deque()
 
     def present() -> Iterator[np.ndarray]:
         for window in windows:
@@ -180,7 +192,8 @@ def in_batches(
 
 
 def _predicted(windows: Iterator[np.ndarray], predict: Predict, batch_size: int) -> Iterator[Any]:
-    running = collections.deque()  # (results on the device, how many are real)
+    # (results on the device, how many are real)
+    running: collections.deque[tuple[Any, int]] = collections.deque()
     while chunk := list(itertools.islice(windows, batch_size)):
         filled = chunk + chunk[-1:] * (batch_size - len(chunk))
         running.append((predict(np.stack(filled)), len(chunk)))

@@ -56,7 +56,7 @@ def detect(
       predict: tiles uint8 [batch_size, size, size, 3] -> detections in pixels of the tiles. Every
         call has that shape, so it compiles once: a batch runs on into the next image.
     """
-    ahead = collections.deque()
+    ahead: collections.deque[tuple[LabelledImage, list[Tile]]] = collections.deque()
 
     def cut() -> Iterator[np.ndarray]:
         for image in images:
@@ -90,6 +90,7 @@ def _in_image(result: Detections, tile: Tile, pixels: np.ndarray) -> Found:
     boxes = np.asarray(result.boxes, np.float64) + [tile.x, tile.y, 0, 0, 0]
     height, width = scaled_shape(pixels, tile.scale)
     inside = (boxes[:, :2] >= 0) & (boxes[:, :2] < [width, height])
-    keep = result.valid & inside.all(axis=1) & is_valid(boxes)
+    keep = np.asarray(result.valid) & inside.all(axis=1) & is_valid(boxes)
     boxes[:, :4] /= tile.scale
-    return Found(boxes[keep], result.scores[keep], result.classes[keep])
+    scores, classes = np.asarray(result.scores), np.asarray(result.classes)
+    return Found(boxes[keep], scores[keep], classes[keep])

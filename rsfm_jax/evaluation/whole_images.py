@@ -69,15 +69,18 @@ def evaluate_whole_images(
       `mAP50`, `mAP50:95` and `AP50/CLASS` (NaN or left out where there are no objects); nothing
       without labels.
     """
-    names, found, objects, pictures = [], [], [], []
+    names, found = [], []
+    objects: list[Objects] = []
+    pictures: list[Picture] = []
     for image, detected in detect(images, predict, settings.tiling):
         if len(pictures) < PICTURES:
             pictures.append(_picture(image, detected, settings.min_score))
         names.append(image.name)
         found.append(detected)
-        objects.append(image.objects)
+        if image.objects is not None:
+            objects.append(image.objects)
     detections = _detections(found)
-    truths = None if None in objects else _truths(objects)
+    truths = _truths(objects) if len(objects) == len(names) else None
     evaluation = None
     if truths is not None:
         protocol = PROTOCOLS[settings.protocol]

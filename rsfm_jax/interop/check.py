@@ -64,6 +64,7 @@ def our_features(encoder: Any, layout: Layout, images: np.ndarray) -> np.ndarray
 
 def our_pixels(params: Any, layout: Layout, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Patches [B, N, p*p*3] that the MAE predicts from those that `noise` leaves visible."""
+    assert layout.decoder is not None
     encoder = ViTConfig(layout.encoder, layout.patch_size)
     model = MAE(MAEConfig(encoder, mask_ratio=MASK_RATIO, decoder=layout.decoder))
 

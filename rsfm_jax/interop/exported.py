@@ -116,6 +116,7 @@ class Exported:
         image_size = side * layout.patch_size
         lines = [compare_encoder(encoder, tensors, layout, image_size, what)]
         if "mask_token" in self.heads and layout.encoder.num_branches == 1:
+            assert self.layout.decoder is not None  # its mask token is there
             table = position_table(side, self.layout.decoder.width, class_token=True)
             named = tensors | self.heads | {"decoder_pos_embed": table}
             lines.append(compare_vitmae(params, named, self.layout, image_size))

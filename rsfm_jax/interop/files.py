@@ -36,8 +36,9 @@ def read_tensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file")
+    arguments: dict[str, Any] = {}
     if file.suffix == ".safetensors":
-        tensors, arguments = _read_safetensors(file), {}
+        tensors = _read_safetensors(file)
     else:
         tensors, arguments = _read_torch(file)
     return {name: np.asarray(value, np.float32) for name, value in tensors.items()}, arguments
@@ -68,7 +69,7 @@ def _read_torch(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     if not isinstance(stored, dict):
         raise UserError(f"{file}: holds a {type(stored).__name__}, not tensors by name")
-    arguments = vars(stored.get("args", Namespace()))
+    arguments = dict(vars(stored.get("args", Namespace())))
     for key in ("model", "state_dict"):  # MAE's and timm's training write these
         if isinstance(stored.get(key), dict):
             stored = stored[key]

@@ -87,7 +87,7 @@ def from_mae_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             else:
                 renamed[f"{prefix}.{FILE_INSIDE[inner]}.{kind}"] = value
         else:
-            outer, kind = re.match(r"(.*?)(\.(?:weight|bias))?$", name).groups(default="")
+            outer, kind = re.findall(r"^(.*?)(\.(?:weight|bias))?$", name)[0]
             renamed[FILE_OUTSIDE.get(outer, f"decoder.{outer}") + kind] = value
     return renamed
 

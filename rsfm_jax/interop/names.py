@@ -118,7 +118,7 @@ def _block_entries(path: Path, name: str, size: ViTSize) -> Iterator[Entry]:
     axes = {"b": size.num_branches, "t": 3, "h": size.num_heads, "e": size.head_dim}
     for i in range(size.depth):
         for inner, weight, ours, theirs in BLOCK:
-            names = (f"{name}.{i}.{weight}",)
+            names: tuple[str, ...] = (f"{name}.{i}.{weight}",)
             if theirs.startswith("b ") and size.num_branches > 1:
                 part, _, rest = weight.partition(".")
                 names = tuple(f"{name}.{i}.{part}.{b}.{rest}" for b in range(size.num_branches))
@@ -128,7 +128,7 @@ def _block_entries(path: Path, name: str, size: ViTSize) -> Iterator[Entry]:
 def to_foreign(params: Any, layout: Layout) -> dict[str, Any]:
     """Our tree -> tensors by foreign name; what has none keeps our dotted path."""
     known = {entry.path: entry for entry in layout.entries()}
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for path, leaf in flatten_dict(params).items():
         if path in known:
             tensors |= known[path].export(leaf)

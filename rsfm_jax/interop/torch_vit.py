@@ -61,6 +61,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         # One branch has no number in its name, as in timm.
+        self.attn: nn.Module
+        self.mlp: nn.Module
         if branches == 1:
             self.attn, self.mlp = Attention(width, num_heads), Mlp(width, mlp_dim)
         else:

@@ -12,7 +12,7 @@ from rsfm_jax.boxes.sample import pack, sample
 class Samples(NamedTuple):
     """Candidates drawn for training in S slots, positives first."""
 
-    index: jax.Array  # [S] int32, 0 in unused slots
+    index: jax.Array  # type: ignore[assignment]  # [S] int32, 0 in unused slots
     used: jax.Array  # [S] bool
     positive: jax.Array  # [S] bool
 

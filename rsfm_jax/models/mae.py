@@ -6,6 +6,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rsfm_jax.models.layers import Linear, declare
 from rsfm_jax.models.sizes import ViTSize
@@ -45,7 +46,7 @@ class Mask(NamedTuple):
         return (self.slot >= self.visible.shape[1]).astype(jnp.float32)
 
 
-def draw_mask(noise: jax.Array, mask_ratio: float) -> Mask:
+def draw_mask(noise: jax.Array | np.ndarray, mask_ratio: float) -> Mask:
     """Keeps the patches with the smallest noise [B, N]; int(N * (1 - ratio)) of them."""
     order = jnp.argsort(noise, axis=1)
     num_visible = int(noise.shape[1] * (1 - mask_ratio))

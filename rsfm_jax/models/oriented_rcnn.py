@@ -76,8 +76,8 @@ class DetectionHeads(nn.Module):
         objectness, offsets = rpn_losses(scores, anchors)
 
         proposals = self._propose(scores, image_size)
-        draw = jax.vmap(partial(region_targets, config=self.roi))
-        regions = per_device(draw)(region_keys, proposals, truths)
+        draw_regions = partial(region_targets, config=self.roi)
+        regions = per_device(jax.vmap(draw_regions))(region_keys, proposals, truths)
         classes, deltas = roi_losses(self._score(maps, regions.boxes), regions)
 
         metrics = {
@@ -92,7 +92,8 @@ class DetectionHeads(nn.Module):
         return objectness + offsets + classes + deltas, metrics
 
     def _image_size(self, maps: list[jax.Array]) -> ImageSize:
-        return tuple(size * self.rpn.strides[0] for size in maps[0].shape[1:3])
+        _, rows, columns, _ = maps[0].shape
+        return rows * self.rpn.strides[0], columns * self.rpn.strides[0]
 
     def _propose(self, scores: AnchorScores, image_size: ImageSize) -> jax.Array:
         """[B, P, 5], without gradient."""

@@ -66,7 +66,7 @@ class AnchorScores(NamedTuple):
 class AnchorTargets(NamedTuple):
     """The sampled anchors of an image (S slots), and what they should say."""
 
-    index: jax.Array  # [S] int32
+    index: jax.Array  # type: ignore[assignment]  # [S] int32
     used: jax.Array  # [S] bool
     positive: jax.Array  # [S] bool
     offsets: jax.Array  # [S, 6] float32, meaningful where positive

@@ -41,8 +41,8 @@ def fold_relative_positions(
 
     y, x = np.divmod(np.arange(rows * columns), columns)
     place = np.concatenate([np.eye(rows)[y], np.eye(columns)[x]], axis=1)  # [N, rows+columns]
-    place = jnp.broadcast_to(jnp.asarray(place, k.dtype)[:, None], bias.shape)
-    return jnp.concatenate([q, bias], axis=-1), jnp.concatenate([k, place], axis=-1)
+    places = jnp.broadcast_to(jnp.asarray(place, k.dtype)[:, None], bias.shape)
+    return jnp.concatenate([q, bias], axis=-1), jnp.concatenate([k, places], axis=-1)
 
 
 def _by_distance(table: jax.Array, length: int, dtype: jnp.dtype) -> jax.Array:

@@ -1,11 +1,13 @@
 """Maps of one size from maps of another, as torch computes them."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_bilinear(x: jax.Array, size: Sequence[int]) -> jax.Array:
     """[B, H, W, C] -> [B, *size, C]; torch's bilinear mode with align_corners=False."""
     shape = (x.shape[0], *size, x.shape[-1])
     return jax.image.resize(x, shape, "linear", antialias=False)

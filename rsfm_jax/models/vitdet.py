@@ -54,7 +54,7 @@ def global_blocks(depth: int) -> tuple[int, ...]:
     return tuple(-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4))
 
 
-class SpatialAttention(ParallelAttention, kw_only=True):
+class SpatialAttention(ParallelAttention, kw_only=True):  # type: ignore[call-arg]
     """Attention inside windows of a grid, with relative positions per branch.
 
     Attributes:
@@ -74,7 +74,7 @@ class SpatialAttention(ParallelAttention, kw_only=True):
         padded tokens take part with their bias, without its cost in the products.
         """
         qkv = split_windows(qkv, self.grid, self.window) + bias  # [B*windows, n, 3, P*H, E]
-        tables = [
+        rows, columns = (
             declare(
                 self,
                 f"relative_{axis}",
@@ -83,8 +83,8 @@ class SpatialAttention(ParallelAttention, kw_only=True):
                 (None, None, "vector"),
             )
             for axis, count in zip(("rows", "columns"), self.trained_window, strict=True)
-        ]
-        q, k = fold_relative_positions(qkv[:, :, 0], qkv[:, :, 1], *tables, self.window)
+        )
+        q, k = fold_relative_positions(qkv[:, :, 0], qkv[:, :, 1], rows, columns, self.window)
         mixed = attention(q, k, qkv[:, :, 2], self.attention)
         return join_windows(mixed, self.grid, self.window)
 

@@ -152,7 +152,7 @@ def _named_groups(text: str, devices: int) -> np.ndarray:
 
 def _iota(text: str, devices: int) -> np.ndarray:
     """Flat device numbers of `[4,2]T(1,0)`: counted up in that shape, then transposed."""
-    shape, axes = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()
+    shape, axes = re.findall(r"^\[([\d,]+)\](?:T\(([\d,]+)\))?", text)[0]
     grid = np.arange(devices).reshape(_integers(shape))
     return (grid.transpose(_integers(axes)) if axes else grid).flatten()
 

@@ -95,6 +95,13 @@ class Instruction:
         found = re.search(pattern, self.rest)
         return found[1] if found else None
 
+    def required(self, pattern: str) -> str:
+        """`attribute` of an instruction that has to have it; raises `ValueError`."""
+        found = self.attribute(pattern)
+        if found is None:
+            raise ValueError(f"no {pattern} in {self.rest}")
+        return found
+
 
 @dataclasses.dataclass(frozen=True)
 class Module:
@@ -130,13 +137,13 @@ class Module:
         known = loop.attribute(r'known_trip_count":\{"n":"(\d+)"')
         if known:
             return int(known)
-        condition = self.computations[loop.attribute(r"condition=%?([\w.\-]+)")]
+        condition = self.computations[loop.required(r"condition=%?([\w.\-]+)")]
         bound = max((i.constant for i in condition.values() if i.constant), default=1)
         counters = [i for i in condition.values() if i.opcode == "get-tuple-element"]
         if len(counters) != 1:
             return bound
-        body = self.computations[loop.attribute(r"body=%?([\w.\-]+)")]
-        index = int(counters[0].attribute(r"index=(\d+)"))
+        body = self.computations[loop.required(r"body=%?([\w.\-]+)")]
+        index = int(counters[0].required(r"index=(\d+)"))
         stride = _added(body, list(body.values())[-1].operands[index])
         return -(-bound // max(stride, 1))
 

@@ -26,7 +26,7 @@ def as_json(plan: Plan, target: Target) -> dict[str, Any]:
 
 def mfu(plan: Plan, target: Target) -> float | None:
     """Share of the chips' peak that analytic FLOPs reach at the roofline."""
-    if plan.facts is None or plan.facts.roofline is None:
+    if plan.facts is None or plan.facts.roofline is None or target.chip is None:
         return None
     return plan.flops / plan.devices / plan.facts.roofline.step / target.chip.flops
 
@@ -55,7 +55,7 @@ def _memory(memory: Memory) -> list[str]:
     parts = ("weights", "optimizer", "batch", "temporaries", "program")
     each = ", ".join(f"{part} {size(getattr(memory, part))}" for part in parts)
     verdict = f"peak {size(memory.peak)}"
-    if memory.missing:
+    if memory.missing and memory.capacity:
         verdict += f" of {size(memory.capacity)}: does not fit, {size(memory.missing)} missing"
     elif memory.capacity:
         verdict += f" of {size(memory.capacity)}: fits"

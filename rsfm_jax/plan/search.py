@@ -70,7 +70,8 @@ def search(config: Any, target: Target, report: Callable[[str], None]) -> list[t
     Raises:
       UserError: no attempt could be compiled.
     """
-    attempts, refused = [], None
+    attempts: list[tuple[Choice, Plan]] = []
+    refused = None
     for choice in _choices(config, target, attempts):
         try:
             plan = make_plan(choice.apply(config), target)

@@ -117,6 +117,7 @@ def islands(target: Target, devices: list[Any]) -> np.ndarray:
 
 
 def _tpu(target: Target) -> tuple[str, dict[str, Any]]:
+    assert target.chip is not None
     shape = "x".join(map(str, target.shape))
     arguments: dict[str, Any] = {"topology_name": f"{target.chip.name}:{shape}"}
     sizes = (*target.shape, 1, 1)[:3]
@@ -131,6 +132,7 @@ def _tpu(target: Target) -> tuple[str, dict[str, Any]]:
 
 
 def _cuda(target: Target) -> tuple[str, dict[str, Any]]:
+    assert target.chip is not None
     (count,) = target.shape
     hosts = max(count // GPUS_A_HOST, 1)
     layout = f"1x{hosts}x{count // hosts}"  # slices x hosts x GPUs of a host

@@ -155,7 +155,8 @@ class _Relay:
     """
 
     def __init__(self, items: Iterator):
-        self._items, self._failure = items, None
+        self._items = items
+        self._failure: BaseException | None = None
 
     def __iter__(self) -> Iterator:
         try:

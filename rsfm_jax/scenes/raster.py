@@ -185,7 +185,10 @@ class Scene:
         asked = self._reading.stretch
         if asked == "percentiles":
             return self._percentiles()
-        return asked and tuple(np.full(len(self.bands), limit) for limit in asked)
+        if asked is None:
+            return None
+        low, high = (np.full(len(self.bands), limit) for limit in asked)
+        return low, high
 
     def _percentiles(self) -> tuple[np.ndarray, np.ndarray]:
         """Of each band, over windows evenly spread over the blocks that the file stores."""

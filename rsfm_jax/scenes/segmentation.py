@@ -72,7 +72,9 @@ class _Pixels:
         if not self.scene.holds_data(rows, columns):
             return None
         pixels, valid = self.scene.read(rows, columns)
-        return np.where(valid[..., None], pixels, np.uint8(self.fill)) if valid.any() else None
+        if not valid.any():
+            return None
+        return np.where(valid[..., None], pixels, np.array(self.fill, np.uint8))
 
 
 def class_maps(
@@ -90,6 +92,7 @@ def class_maps(
         tiles, segmenter.predict, len(segmenter.classes), segmenter.batch_size, segmenter.windows
     )
     for tile, top, classes in bands:
+        assert isinstance(tile.image, _Pixels)  # as they came in
         region = tile.image.region
         top += region.rows.start
         rows = slice(top, top + len(classes))
@@ -132,5 +135,5 @@ def _runs(scene: Scene, tops: list[int], size: int, strip: slice) -> Iterator[sl
     rows = [slice(top, min(top + size, scene.shape[0])) for top in tops]
     for holds, run in itertools.groupby(rows, lambda part: scene.holds_data(part, strip)):
         if holds:
-            run = list(run)
-            yield slice(run[0].start, run[-1].stop)
+            parts = list(run)
+            yield slice(parts[0].start, parts[-1].stop)

@@ -18,6 +18,7 @@ def per_device(f: Callable[..., Any]) -> Callable[..., Any]:
     no mesh set, or a batch that does not divide over it, this is `f`.
     """
     axes = RULES["batch"]
+    assert isinstance(axes, tuple)
 
     def run(*batched: Any) -> Any:
         mesh = jax.sharding.get_abstract_mesh()

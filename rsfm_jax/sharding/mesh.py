@@ -83,7 +83,8 @@ class Placement:
         rows = self.rows
 
         def place(local: np.ndarray) -> jax.Array:
-            def shard(index: tuple[slice, ...]) -> np.ndarray:
+            def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+                assert index is not None  # only of scalars
                 start, stop, _ = index[0].indices(self.batch_size)
                 first = np.searchsorted(rows, start)
                 return local[first : first + stop - start]

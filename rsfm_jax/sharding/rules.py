@@ -31,7 +31,8 @@ UNSHARDED_TOLERANCE = 0.02
 def mesh_spec(logical_axes: tuple[str | None, ...], where: str) -> P:
     """The PartitionSpec of logical axes; raises `UserError` naming `where` on unknown names
     and on two dimensions that would share a mesh axis."""
-    spec, used = [], set()
+    spec: list[Any] = []
+    used: set[str] = set()
     for name in logical_axes:
         if name is not None and name not in RULES:
             raise UserError(f"{where}: logical axis {name!r} has no rule in sharding/rules.py")
@@ -59,7 +60,7 @@ def tree_shardings(boxed: Any, mesh: Mesh) -> Any:
     leaves, treedef = jax.tree.flatten_with_path(boxed, is_leaf=is_boxed)
     shardings = [NamedSharding(mesh, _leaf_spec(path, leaf, mesh)) for path, leaf in leaves]
     _refuse_unsharded(leaves, shardings, mesh)
-    return treedef.unflatten(shardings)
+    return jax.tree.unflatten(treedef, shardings)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

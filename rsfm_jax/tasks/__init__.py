@@ -1,5 +1,6 @@
 """Tasks by name: each brings its own init, loss and evaluation to the same loop."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jax.sharding import Mesh
@@ -11,7 +12,12 @@ from rsfm_jax.tasks.pretrain import Pretrain
 from rsfm_jax.tasks.segment import Segment
 from rsfm_jax.training.state import Task
 
-TASKS = {"pretrain": Pretrain, "classify": Classify, "detect": Detect, "segment": Segment}
+TASKS: dict[str, Callable[[Any, Mesh], Task]] = {
+    "pretrain": Pretrain,
+    "classify": Classify,
+    "detect": Detect,
+    "segment": Segment,
+}
 
 
 def make_task(config: Any, mesh: Mesh) -> Task:

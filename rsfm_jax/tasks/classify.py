@@ -47,7 +47,7 @@ class Classify:
       UserError: a value out of range, or a source without classes.
     """
 
-    new_weights = ()
+    new_weights: tuple[str, ...] = ()
 
     def __init__(self, config: Any, mesh: Mesh):
         check_values(config, RULES)
@@ -141,6 +141,7 @@ class Classify:
         refuse_other_classes(source.class_names, self.classes, where)
         pixels, labels = images.held_out(self.config, source, settings.images)
         where += f" with config.eval.images={settings.images}"
+        assert labels is not None  # `open_labelled` takes no others
         refuse_useless_labels(labels, self.classes, where)
         return pixels, labels
 

@@ -113,7 +113,7 @@ def detector(config: Any, platform: str) -> OrientedRCNN:
 class Detect:
     """The `Task` of rotated detection (see `rsfm_jax.training.state.Task`)."""
 
-    new_weights = ("relative_rows", "relative_columns")
+    new_weights: tuple[str, ...] = ("relative_rows", "relative_columns")
 
     def __init__(self, config: Any, mesh: Mesh):
         self.config, self.mesh = config, mesh

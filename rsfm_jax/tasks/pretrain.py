@@ -89,7 +89,7 @@ class Pretrain:
         """Patches of one image."""
         return math.prod(encoder.patch_grid(self.config, "data.image_size"))
 
-    new_weights = ()
+    new_weights: tuple[str, ...] = ()
 
     def init(self, rng: jax.Array) -> Variables:
         """Fresh weights, boxed with their logical axes."""

@@ -115,7 +115,7 @@ class Probe:
                 "one subfolder of images a class"
             )
         counts = np.bincount(labels)
-        if np.count_nonzero(counts) < 2 or counts[counts > 0].min() < 2:
+        if np.count_nonzero(counts) < 2 or np.min(counts[counts > 0]) < 2:
             raise UserError(
                 f"config.eval.probe_source={evaluation.probe_source}: probes need two classes or "
                 f"more and two images of each; {len(labels)} images were read, at most "

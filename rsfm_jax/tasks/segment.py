@@ -73,7 +73,7 @@ class Segment:
       protocol: names and colours of the classes, and the mask values that do not count.
     """
 
-    new_weights = ("relative_rows", "relative_columns")
+    new_weights: tuple[str, ...] = ("relative_rows", "relative_columns")
 
     def __init__(self, config: Any, mesh: Mesh):
         check_values(config, RULES)
@@ -158,7 +158,7 @@ class Segment:
         return self._evaluation(variables, workdir)
 
 
-def _inside(shape: tuple[int, int], inside: jax.Array) -> jax.Array:
+def _inside(shape: tuple[int, ...], inside: jax.Array) -> jax.Array:
     """Which pixels [B, H, W] are not padding, of counts of rows and columns [B, 2]."""
     rows = jnp.arange(shape[0]) < inside[:, :1]
     columns = jnp.arange(shape[1]) < inside[:, 1:]

@@ -141,4 +141,4 @@ def _name(example: dict, file: str) -> str:
 def _wheel(count: int) -> segmentation.Colours:
     """Colours as far apart in hue as can be."""
     colours = (colorsys.hsv_to_rgb(number / count, 0.8, 1.0) for number in range(count))
-    return tuple(tuple(round(255 * level) for level in colour) for colour in colours)
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours)

@@ -6,6 +6,7 @@ the norms' running statistics (`batch_stats`), the rest of the train state (`tra
 metadata, the resolved config and the input contract.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -165,7 +166,8 @@ def _split(state: TrainState) -> dict[str, Any]:
     """Orbax's items. Those that the model has none of are left out."""
     apart = {name: getattr(state, name) for name in APART}
     items = {name: tree for name, tree in apart.items() if jax.tree.leaves(tree)}
-    return items | {"training": state.replace(**dict.fromkeys(items))}
+    emptied: dict[str, Any] = dict.fromkeys(items)
+    return items | {"training": dataclasses.replace(state, **emptied)}
 
 
 def load_variables(folder: Path, abstract_state: TrainState) -> Variables:
@@ -239,7 +241,8 @@ def refuse_other_contract(
 
 def _refuse_other_model(written: dict[str, Any], config: dict[str, Any], where: str) -> None:
     for section in ("task", "model"):
-        old, new = written.get(section), config.get(section)
+        old: Any = written.get(section)
+        new: Any = config.get(section)
         if not isinstance(old, dict):
             old, new = {"": old}, {"": new}
         for key in sorted(old.keys() | new.keys()):

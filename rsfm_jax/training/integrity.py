@@ -75,7 +75,7 @@ def newest_whole(folders: list[Path]) -> tuple[Path, list[Path]]:
     Raises:
       UserError: none is whole.
     """
-    damaged = []
+    damaged: list[Path] = []
     for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
         damage = find_damage(folder)
         if damage:

@@ -5,6 +5,7 @@ which fails loses no training. Logging the previous step's metrics never makes t
 for the host.
 """
 
+import dataclasses
 import json
 import logging
 from contextlib import closing
@@ -174,7 +175,7 @@ def first_state(
         params = load_initial(config["init_from"], state.params, task, config)
         # The average of the weights starts from them too, in memory of its own.
         average = None if state.average is None else jax.tree.map(jnp.copy, params)
-        state = state.replace(params=params, average=average)
+        state = dataclasses.replace(state, params=params, average=average)
     return state
 
 

@@ -47,8 +47,11 @@ class Task(Protocol):
 class Batches(Protocol):
     """An endless iterator of local batches."""
 
-    bad_examples: int  # distinct undecodable examples met so far
     fingerprint: dict[str, Any]  # of the data, as JSON: what a step's batch depends on
+
+    @property
+    def bad_examples(self) -> int:
+        """Distinct undecodable examples met so far."""
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next step's rows, with their `example_id`."""

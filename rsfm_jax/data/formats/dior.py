@@ -58,7 +58,7 @@ def _parse_object(element: ElementTree.Element) -> tuple[np.ndarray, int, int]:
         raise ValueError("no robndbox: use the folder 'Oriented Bounding Boxes', not 'Horizontal'")
     values = [box.findtext(f"{axis}_{corner}") for corner in _CORNERS for axis in "xy"]
     try:
-        corners = np.array([float(value) for value in values]).reshape(4, 2)
+        corners = np.array([float(value or "") for value in values]).reshape(4, 2)
     except (TypeError, ValueError):
         raise ValueError("robndbox needs x_ and y_ numbers for all four corners") from None
     if not (np.abs(corners) < FARTHEST).all():

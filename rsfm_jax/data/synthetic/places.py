@@ -283,7 +283,7 @@ def sports(c: Canvas) -> None:
         np.arange(-c.reach, c.reach, 132) + c.rng.uniform(0, 66),
     )
     for x, y in plots[np.linalg.norm(plots, axis=1) < c.reach + 118]:  # half a plot's diagonal
-        c.rng.choice([_track, _tennis, _basketball, _diamond])(c, x, y)
+        (_track, _tennis, _basketball, _diamond)[c.rng.choice(4)](c, x, y)
         put.road(c, (x - 98, y - 66), (x + 98, y - 66), 7, marked=False)
         put.road(c, (x - 98, y - 66), (x - 98, y + 66), 7, marked=False)
         line = np.arange(x - 84, x + 90, 16)
