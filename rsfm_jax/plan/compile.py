@@ -140,9 +140,9 @@ def make_plan(config: Any, target: Target, part: str = "step") -> Plan:
         )
         with jax.set_mesh(mesh):
             traced = step.trace(program.abstract_state, batch)
+            computed = product_flops(traced.jaxpr.jaxpr)
             compiled = _compile(traced.lower(), target)
     memory = _memory(compiled, program, batch, target)
-    computed = product_flops(traced.jaxpr.jaxpr)
     facts = None
     if not isinstance(compiled, int):
         facts = _facts(compiled.as_text(), mesh, computed, target)
