@@ -5,7 +5,11 @@
 #     --config=configs/mae_2p4b.py --workdir=/scratch/mae_2p4b --config.data.source=/data/millionaid
 #
 # --ntasks-per-node=8 starts one process a GPU, --ntasks-per-node=1 one a node; both work. A
-# sweep is an array: add --array=0-4 and use $SLURM_ARRAY_TASK_ID in the workdir.
+# sweep is an array: add --array=0-4 and use $SLURM_ARRAY_TASK_ID in the workdir. Of a study each
+# element of the array is a cell (docs/study.md):
+#
+#   PROGRAM=launch/study.py sbatch --array=0-3 ... launch/slurm.sh --config=... --workdir=DIR
+#
 # DRY_RUN=1 bash launch/slurm.sh ARGUMENTS prints the command and starts nothing.
 #
 #SBATCH --job-name=rsfm_jax
@@ -20,7 +24,10 @@ set -euo pipefail
 
 readonly PREEMPTED=75
 python=${PYTHON:-.venv/bin/python}
-command=(srun "$python" launch/main.py "$@")
+command=(srun "$python" "${PROGRAM:-launch/main.py}" "$@")
+if [[ ${PROGRAM:-} == launch/study.py ]]; then
+  command+=(--cell="${SLURM_ARRAY_TASK_ID:?a study is an array: sbatch --array=0-3 ...}")
+fi
 
 if [[ -n ${DRY_RUN:-} ]]; then
   printf '%q ' "${command[@]}"

@@ -12,8 +12,13 @@ array and the Kubernetes job. `--mode=summarize` writes the outcome of what is f
 Exit status: as launch/main.py; 1 where a cell failed.
 """
 
+import os
+import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +35,40 @@ from rsfm_jax.study.summary import read_rows, tables, write_csv
 MAIN = Path(__file__).with_name("main.py")
 
 
-def run_cell(cell: Cell, workdir: Path) -> int:
-    """Runs or resumes one cell unless it is finished; returns its exit status."""
+def settled(cell: Cell, workdir: Path) -> int | None:
+    """The exit status of a cell that is finished, or cannot start yet; None of one to run."""
     if finished_metrics(workdir / cell.name) is not None:
         return 0
     if cell.after and finished_metrics(workdir / cell.after) is None:
         print(f"{cell.name}: {cell.after} has to be finished before", file=sys.stderr)
         return EXIT_BAD_INPUT
     print(f"== {cell.name}", flush=True)
-    return subprocess.call([sys.executable, str(MAIN), *cell.arguments(workdir)])
+    return None
+
+
+def run_cell(cell: Cell, workdir: Path) -> int:
+    """Runs or resumes one cell unless it is finished; returns its exit status."""
+    status = settled(cell, workdir)
+    if status is not None:
+        return status
+    child = subprocess.Popen([sys.executable, str(MAIN), *cell.arguments(workdir)])
+    with passing_signals_on(child):
+        return child.wait()
+
+
+@contextmanager
+def passing_signals_on(child: subprocess.Popen) -> Iterator[None]:
+    """SIGTERM goes to the child, which saves and leaves with 75; Ctrl-C has reached it already."""
+    handlers: dict[int, Any] = {
+        signal.SIGTERM: lambda *_: child.terminate(),
+        signal.SIGINT: lambda *_: None,
+    }
+    replaced = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
 
 
 def run_all(cells: list[Cell], workdir: Path) -> int:
@@ -63,7 +93,7 @@ def print_list(cells: list[Cell], workdir: Path) -> None:
             print(f"# {stage}: cells {numbers.start}-{numbers.stop - 1}")
     for number, cell in enumerate(cells):
         done = "finished" if finished_metrics(workdir / cell.name) is not None else "to do"
-        print(f"{number}\t{done}\t{cell.name}\t{' '.join(cell.arguments(workdir))}")
+        print(f"{number}\t{done}\t{cell.name}\t{shlex.join(cell.arguments(workdir))}")
 
 
 def summarize(cells: list[Cell], workdir: Path) -> None:
@@ -83,7 +113,12 @@ def run(config: Any, workdir: Path, mode: str, cell: int | None) -> int:
     if cell is not None:
         if not 0 <= cell < len(cells):
             raise UserError(f"--cell={cell}: the study has cells 0 to {len(cells) - 1}")
-        return run_cell(cells[cell], workdir)
+        status = settled(cells[cell], workdir)
+        if status is None:
+            # In this process's place: schedulers signal every process of a job, and a second
+            # signal would end the cell before it has saved.
+            os.execv(sys.executable, [sys.executable, str(MAIN), *cells[cell].arguments(workdir)])
+        return status
     if mode == "list":
         print_list(cells, workdir)
         return 0

@@ -45,6 +45,15 @@ def test_slurm_starts_main_with_the_arguments_as_given():
     ]
 
 
+def test_an_element_of_a_slurm_array_is_a_cell_of_the_study():
+    dry = {"DRY_RUN": "1", "PROGRAM": "launch/study.py"}
+    result = shell("bash", "launch/slurm.sh", "--workdir=a b", **dry, SLURM_ARRAY_TASK_ID="7")
+    words = ["srun", ".venv/bin/python", "launch/study.py", "--workdir=a b", "--cell=7"]
+    assert shlex.split(result.stdout) == words
+    outside = shell("bash", "launch/slurm.sh", "--workdir=a b", **dry)
+    assert outside.returncode and "a study is an array" in outside.stderr
+
+
 def test_slurm_requeues_a_preempted_job_only(tmp_path):
     for name, body in (("srun", "exit $STATUS"), ("scontrol", 'echo "$@" > requeued')):
         tool = tmp_path / name

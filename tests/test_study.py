@@ -3,12 +3,16 @@
 import csv
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from configs import study as paper
+from configs import study_tiny
 from launch import study as command
 from rsfm_jax.errors import UserError
 from rsfm_jax.study import cells, summary
@@ -118,7 +122,51 @@ def test_the_outcome_holds_every_run_and_the_hand_computed_means(run):
     text = (run / "study.md").read_text()
     assert f"| vit_nano4x2 | pretrained | 41.0 ± {half:.1f} | 61.0 ± {half:.1f} |" in text
     assert f"| vit_micro2x4 | scratch | 31.0 ± {half:.1f} | 51.0 ± {half:.1f} |" in text
+    assert "| vit_micro2x4 | gain, paired by seed | 10.0 ± 0.0 | 10.0 ± 0.0 |" in text
     assert (run / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_setting_may_hold_the_size():
+    tiny = cells.study_cells(study_tiny.get_config())
+    assert len(tiny) == 2 + 24
+    assert all(f"model.size={cell.size}" in cell.overrides for cell in tiny)
+
+
+def test_a_mean_of_fewer_seeds_says_so_and_gains_are_paired():
+    def row(size, pretrained, seed, value):
+        axes = {"task": "t", "size": size, "fraction": 1.0, "metric": "eval/x"}
+        return axes | {"pretrained": pretrained, "seed": seed, "value": value}
+
+    rows = [row("a", True, seed, 0.5 + 0.1 * seed) for seed in (0, 1)]
+    rows += [row("a", False, seed, 0.4 + 0.1 * seed) for seed in (1, 2)]
+    text = summary.tables(rows)
+    assert "| a | gain, paired by seed | 10.0 (1 of 3 seeds) |" in text
+    assert "| a | pretrained | 55.0 ± 63.5 (2 of 3 seeds) |" in text
+
+
+def test_sigterm_reaches_the_cell_which_leaves_with_its_own_status(tmp_path):
+    stand_in = tmp_path / "main.py"
+    stand_in.write_text(
+        "import signal, sys, time, pathlib\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    program = (
+        "import pathlib, sys\n"
+        "from configs import study as paper\n"
+        "from launch import study as command\n"
+        "from rsfm_jax.study import cells\n"
+        f"command.MAIN = pathlib.Path({str(stand_in)!r})\n"
+        "config = paper.get_config()\n"
+        f"sys.exit(command.run_all(cells.study_cells(config), pathlib.Path({str(tmp_path)!r})))\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    while not (tmp_path / "up").exists():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.terminate()
+    assert parent.wait(30) == 75
 
 
 def test_unfinished_runs_and_torn_lines_do_not_count(tmp_path):

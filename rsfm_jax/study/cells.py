@@ -84,10 +84,14 @@ def _pretraining(config: Any) -> Iterator[Cell]:
             pretrained=False,
             seed=seed,
             config=experiment.config.format(size=size),
-            overrides=tuple(experiment.overrides),
+            overrides=_overrides(experiment, size),
             metric="",
             after="",
         )
+
+
+def _overrides(experiment: Any, size: str) -> tuple[str, ...]:
+    return tuple(setting.replace("{size}", size) for setting in experiment.overrides)
 
 
 def _pretraining_seeds(config: Any) -> tuple[int, ...]:
@@ -108,7 +112,7 @@ def _fine_tuning(config: Any) -> Iterator[Cell]:
             pretrained=pretrained,
             seed=seed,
             config=experiment.config.format(size=size),
-            overrides=tuple(experiment.overrides),
+            overrides=_overrides(experiment, size),
             metric=experiment.metric,
             after=f"{PRETRAIN}-{size}-seed{before}" if pretrained else "",
         )

@@ -50,8 +50,8 @@ def weights(size: str) -> int:
 
 
 def _line(axes, rows: list[Row], places, label: str, **style) -> None:
-    points = [(x, values_of(rows, *place)) for x, place in places]
-    points = [(x, *mean_and_interval([100 * v for v in values])) for x, values in points if values]
+    found = [(x, values_of(rows, *place)) for x, place in places]
+    points = [(x, *mean_and_interval([100 * v for v in values])) for x, values in found if values]
     if points:
         xs, means, halves = zip(*points, strict=True)
         axes.errorbar(xs, means, halves, label=label, linewidth=1.2, **style)

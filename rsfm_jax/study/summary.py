@@ -84,6 +84,9 @@ def tables(rows: list[Row]) -> str:
                 start = "pretrained" if pretrained else "scratch"
                 shown = [_shown(mine, size, pretrained, fraction) for fraction in fractions]
                 lines.append(f"| {size} | {start} | " + " | ".join(shown) + " |")
+            gains = [_shown_gain(mine, size, fraction) for fraction in fractions]
+            if any(gains):
+                lines.append(f"| {size} | gain, paired by seed | " + " | ".join(gains) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
@@ -100,8 +103,31 @@ def _shown(rows: list[Row], size: str, pretrained: bool, fraction: float) -> str
     values = values_of(rows, size, pretrained, fraction)
     if not values:
         return "–"
+    seeds = len({row["seed"] for row in rows})
+    return _mean_text(values, seeds)
+
+
+def _shown_gain(rows: list[Row], size: str, fraction: float) -> str:
+    """Pretrained minus from scratch, over the seeds that have both; "" for none."""
+    values = {
+        (row["pretrained"], row["seed"]): row["value"]
+        for row in rows
+        if (row["size"], row["fraction"]) == (size, fraction)
+    }
+    seeds = {seed for _, seed in values}
+    gains = [
+        values[True, seed] - values[False, seed]
+        for seed in sorted(seeds)
+        if {(True, seed), (False, seed)} <= values.keys()
+    ]
+    return _mean_text(gains, len({row["seed"] for row in rows})) if gains else ""
+
+
+def _mean_text(values: list[float], seeds: int) -> str:
+    """Per cent, with the interval, and the number of seeds where it is not all of `seeds`."""
     mean, half = mean_and_interval([100 * value for value in values])
-    return f"{mean:.1f} ± {half:.1f}" if len(values) > 1 else f"{mean:.1f}"
+    text = f"{mean:.1f} ± {half:.1f}" if len(values) > 1 else f"{mean:.1f}"
+    return text if len(values) == seeds else f"{text} ({len(values)} of {seeds} seeds)"
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
