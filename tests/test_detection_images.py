@@ -50,6 +50,17 @@ def test_labels_are_of_the_version_that_has_the_classes(tmp_path):
     assert [image.objects.labels.tolist() for image in images] == [[15] * n for n in range(4)]
 
 
+def test_an_empty_image_of_a_prepared_set_has_no_labels_of_integers(tmp_path):
+    source = raw_copy("dota", tmp_path)
+    for file in (source / "train/labelTxt-v2.0/OBB").iterdir():
+        file.write_text("")
+    prepared = build("dota", source, tmp_path)
+    images = list(open_labelled_images(str(prepared), "train", V2))
+    assert images
+    for image in images:
+        assert image.objects.labels.dtype == np.int64 and image.objects.labels.shape == (0,)
+
+
 def test_dior_and_prepared_sets_hold_the_same(tmp_path):
     source = raw_root() / "dior_r"
     prepared = build("dior_r", source, tmp_path)

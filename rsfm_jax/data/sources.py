@@ -182,9 +182,12 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict:
         try:
-            return self._records[index]
+            example = self._records[index]
         except Exception as error:  # array_record and the record's parser raise many kinds
             raise BadImage(f"unreadable record: {error}") from error
+        if self.object_names:  # TFDS reads a sequence of nothing as floats
+            example["labels"] = np.asarray(example["labels"], np.int64)
+        return example
 
     @property
     def fingerprint(self) -> dict[str, Any]:
