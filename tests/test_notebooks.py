@@ -43,7 +43,7 @@ def execute(name, run, monkeypatch):
     # What `!python` finds and the kernel imports, as in an activated environment.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=str(run.parent))
+    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute(cwd=str(run.parent))
     return notebook
 
 
