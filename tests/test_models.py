@@ -56,7 +56,7 @@ def test_every_bias_norm_and_token_is_spared_weight_decay():
 
 def random_weights(module, x):
     """Weights in which no bias is zero, so that every one of them counts."""
-    params = unbox(module.init(jax.random.key(0), x, True))["params"]
+    params = unbox(module.init(jax.random.key(0), x, x, True))["params"]
     keys = iter(jax.random.split(jax.random.key(1), 99))
     return jax.tree.map(lambda w: 0.3 * jax.random.normal(next(keys), w.shape), params)
 
@@ -84,12 +84,12 @@ def mlp_branch(params, x, p):
     ("module", "branch"), [(ParallelAttention, attention_branch), (ParallelMlp, mlp_branch)]
 )
 class TestFusedBranches:
-    x = jax.random.normal(jax.random.key(2), (6, 5, SIZE.width))
+    stream, x = jax.random.normal(jax.random.key(2), (2, 6, 5, SIZE.width))
 
     def test_equal_separate_branches(self, module, branch):
         layer = module(SIZE, 0.0, jnp.float32)
         params = random_weights(layer, self.x)
-        fused = layer.apply({"params": params}, self.x, True)
+        fused = layer.apply({"params": params}, self.stream, self.x, True) - self.stream
         separate = sum(branch(params, self.x, p) for p in range(SIZE.num_branches))
         np.testing.assert_allclose(fused, separate, atol=2e-5)
 
@@ -97,7 +97,8 @@ class TestFusedBranches:
         layer = module(SIZE, 0.5, jnp.float32)
         params = random_weights(layer, self.x)
         rngs = {"drop_path": jax.random.key(3)}
-        dropped = layer.apply({"params": params}, self.x, False, rngs=rngs)
+        dropped = layer.apply({"params": params}, self.stream, self.x, False, rngs=rngs)
+        dropped -= self.stream
         branches = jnp.stack([branch(params, self.x, p) for p in range(SIZE.num_branches)])
         subsets = jnp.array(list(itertools.product([0.0, 2.0], repeat=SIZE.num_branches)))
         candidates = jnp.einsum("sp,pbnd->sbnd", subsets, branches)

@@ -6,6 +6,7 @@ Masters are float32; products run in the module's `dtype`.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -75,6 +76,32 @@ def _gelu_backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
+def sum_rows(x: jax.Array, copies: int = 1) -> jax.Array:
+    """x [..., D] -> [copies, D] float32, every row the sum of all rows of `x`.
+
+    A product with ones, which is one kernel on GPU; a reduction of many rows is two there, and
+    copies of its result another. Fewer than 8 ones a column would be padded to 8, or undone.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    ones = jnp.ones((max(copies, 8), len(rows)), x.dtype)
+    exact = jax.lax.Precision.HIGHEST
+    total = jax.lax.dot(ones, rows, precision=exact, preferred_element_type=jnp.float32)
+    return total[:copies]
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x [..., D] plus the sum of biases [P, D], in the type of `x`."""
+    return (x + bias.sum(0)).astype(x.dtype)
+
+
+def _add_bias_backward(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return gradient, sum_rows(gradient, len(bias)).astype(bias.dtype)
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), bias), _add_bias_backward)
+
+
 class Linear(nn.Module):
     """y = x W + b with `axes` = the logical names of W's input and output.
 
@@ -110,4 +137,32 @@ class LayerNorm(nn.Module):
         x = x.astype(jnp.float32)
         mean = x.mean(-1, keepdims=True)
         variance = jnp.square(x - mean).mean(-1, keepdims=True)
-        return ((x - mean) * jax.lax.rsqrt(variance + 1e-6) * scale + bias).astype(self.dtype)
+        standard = (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+        return scale_and_shift(self.dtype, standard, scale, bias)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def scale_and_shift(
+    dtype: Dtype, standard: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """[..., D] float32 times `scale` [D] plus `bias` [D], in `dtype`."""
+    return (standard * scale + bias).astype(dtype)
+
+
+def _scale_and_shift_forward(
+    dtype: Dtype, standard: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return scale_and_shift(dtype, standard, scale, bias), (standard, scale)
+
+
+def _scale_and_shift_backward(
+    dtype: Dtype, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    standard, scale = saved
+    wide = gradient.astype(jnp.float32)
+    to_scale = sum_rows((wide * standard).astype(dtype))[0].astype(scale.dtype)
+    to_bias = sum_rows(gradient)[0].astype(scale.dtype)
+    return wide * scale, to_scale, to_bias
+
+
+scale_and_shift.defvjp(_scale_and_shift_forward, _scale_and_shift_backward)

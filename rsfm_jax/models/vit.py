@@ -17,7 +17,15 @@ from einops import rearrange
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.models.attention import attention
-from rsfm_jax.models.layers import LayerNorm, Linear, declare, gelu, project, xavier_uniform
+from rsfm_jax.models.layers import (
+    LayerNorm,
+    Linear,
+    add_bias,
+    declare,
+    gelu,
+    project,
+    xavier_uniform,
+)
 from rsfm_jax.models.sizes import ViTSize
 from rsfm_jax.sharding.rules import constrain
 
@@ -98,24 +106,30 @@ class ParallelSublayer(nn.Module):
     drop_path: float
     dtype: Any
 
-    def merge_branches(self, hidden: jax.Array, axis: str, deterministic: bool) -> jax.Array:
-        """Sums the branches' output products: hidden [B, N, P*F] -> [B, N, D]."""
+    def merge_branches(
+        self, stream: jax.Array, hidden: jax.Array, axis: str, deterministic: bool
+    ) -> jax.Array:
+        """Adds the branches' output products: stream [B, N, D], hidden [B, N, P*F] -> [B, N, D].
+
+        Biases go to the stream first: cuBLAS adds its product in place to what that makes, and
+        would need a copy of the stream else.
+        """
         branches, width = self.size.num_branches, self.size.width
         fan_in = hidden.shape[-1] // branches
         init = xavier_uniform(fan_in, width)
         kernel = declare(self, "out_kernel", init, (hidden.shape[-1], width), (axis, "embed"))
         bias = declare(
             self, "out_bias", nn.initializers.zeros, (branches, width), (None, "vector")
-        ).astype(self.dtype)
+        )
         if deterministic or self.drop_path == 0.0:
-            return project(hidden, kernel) + bias.sum(0)
+            return add_bias(stream, bias) + project(hidden, kernel)
         survives = 1.0 - self.drop_path
         keep = jax.random.bernoulli(
             self.make_rng("drop_path"), survives, (hidden.shape[0], branches)
         )
         keep = keep.astype(self.dtype) / survives  # [B, P]
         hidden = hidden * jnp.repeat(keep, fan_in, axis=1)[:, None]
-        return project(hidden, kernel) + (keep @ bias)[:, None]
+        return stream + (keep @ bias.astype(self.dtype))[:, None] + project(hidden, kernel)
 
 
 class ParallelAttention(ParallelSublayer):
@@ -124,8 +138,8 @@ class ParallelAttention(ParallelSublayer):
     attention: str = "xla"
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        """x [B, N, D] -> [B, N, D]."""
+    def __call__(self, stream: jax.Array, x: jax.Array, deterministic: bool) -> jax.Array:
+        """The residual stream [B, N, D] and its norm x [B, N, D] -> the stream, added to."""
         size = self.size
         shape = (size.width, 3, size.total_heads, size.head_dim)
         init = xavier_uniform(size.width, 3 * size.width)  # as one branch's fused qkv matrix
@@ -134,20 +148,38 @@ class ParallelAttention(ParallelSublayer):
         bias = declare(self, "qkv_bias", nn.initializers.zeros, shape[1:], bias_axes)
         mixed = self.mix(project(x, kernel), bias.astype(self.dtype))  # [B, N, P*H, E]
         mixed = rearrange(mixed, "b n h e -> b n (h e)")
-        return self.merge_branches(mixed, "heads", deterministic)
+        return self.merge_branches(stream, mixed, "heads", deterministic)
 
     def mix(self, qkv: jax.Array, bias: jax.Array) -> jax.Array:
         """Every token attends to all: qkv [B, N, 3, P*H, E], not yet biased -> [B, N, P*H, E]."""
-        qkv = qkv + bias
-        return attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.attention)
+        q, k, v = split_and_bias(qkv, bias)
+        return attention(q, k, v, self.attention)
+
+
+@jax.custom_vjp
+def split_and_bias(qkv: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
+    """Products [B, N, 3, H, E] and bias [3, H, E] -> queries, keys and values [B, N, H, E].
+
+    Biased after the split: before it, the bias becomes a whole matrix for cuBLAS to start from.
+    The gradients are those of a bias before it: one sum, not three.
+    """
+    return tuple(qkv[:, :, i] + bias[i] for i in range(3))
+
+
+def _split_and_bias_backward(_: None, gradients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    joined = jnp.stack(gradients, axis=2)
+    return joined, joined.sum((0, 1))
+
+
+split_and_bias.defvjp(lambda qkv, bias: (split_and_bias(qkv, bias), None), _split_and_bias_backward)
 
 
 class ParallelMlp(ParallelSublayer):
     """P summed feed-forward branches as one with P*mlp_dim hidden units (exact GELU)."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        """x [B, N, D] -> [B, N, D]."""
+    def __call__(self, stream: jax.Array, x: jax.Array, deterministic: bool) -> jax.Array:
+        """The residual stream [B, N, D] and its norm x [B, N, D] -> the stream, added to."""
         size = self.size
         shape = (size.width, size.total_mlp_dim)
         init = xavier_uniform(size.width, size.mlp_dim)
@@ -155,7 +187,7 @@ class ParallelMlp(ParallelSublayer):
         bias = declare(self, "in_bias", nn.initializers.zeros, shape[1:], ("mlp",))
         hidden = project(x, kernel) + bias.astype(self.dtype)  # [B, N, P*M]
         hidden = gelu(hidden)
-        return self.merge_branches(hidden, "mlp", deterministic)
+        return self.merge_branches(stream, hidden, "mlp", deterministic)
 
 
 class ParallelBlock(nn.Module):
@@ -171,11 +203,10 @@ class ParallelBlock(nn.Module):
         config = self.config
         branch = {"size": config.size, "drop_path": self.drop_path, "dtype": config.dtype}
         y = LayerNorm(config.dtype, name="norm1")(x)
-        x = x + self.attention_layer(**branch, attention=config.attention, name="attn")(
-            y, deterministic
-        )
+        attn = self.attention_layer(**branch, attention=config.attention, name="attn")
+        x = attn(x, y, deterministic)
         y = LayerNorm(config.dtype, name="norm2")(x)
-        x = x + ParallelMlp(**branch, name="mlp")(y, deterministic)
+        x = ParallelMlp(**branch, name="mlp")(x, y, deterministic)
         return constrain(x, "batch", None, None)
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rsfm_jax.flops import Term, training_flops
 from rsfm_jax.plan import hlo, targets
@@ -121,7 +122,8 @@ def make_plan(config: Any, target: Target, part: str = "step") -> Plan:
     Args:
       config: the run.
       target: the hardware.
-      part: `step`, or `gradients` for its forward and backward pass alone.
+      part: `step`, or `gradients` for its forward and backward pass alone, from and to weights
+        in the type of its products: casts of masters belong to the update.
 
     Raises:
       UserError: a config that cannot work, a mesh or batch that does not divide, or no compiler
@@ -138,8 +140,15 @@ def make_plan(config: Any, target: Target, part: str = "step") -> Plan:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.batch_sharding),
             task.abstract_batch(),
         )
+        state = program.abstract_state
+        if part == "gradients":
+            dtype = jnp.dtype(config.model.dtype)
+            cast = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), state.params
+            )
+            state = dataclasses.replace(state, params=cast)
         with jax.set_mesh(mesh):
-            traced = step.trace(program.abstract_state, batch)
+            traced = step.trace(state, batch)
             computed = product_flops(traced.jaxpr.jaxpr)
             compiled = _compile(traced.lower(), target)
     memory = _memory(compiled, program, batch, target)
