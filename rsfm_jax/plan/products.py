@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 # Products of one head's attention, each 2 N M E: scores and mixing; their four gradients and
 # the scores once more, as cuDNN's kernels compute them.
@@ -43,7 +43,8 @@ def _times(name: str, params: dict[str, Any]) -> int:
     if name == "scan":
         return params["length"]
     if name == "shard_map":  # inside, shapes are one device's
-        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+        axes = params["newly_manual_axes"]
+        return math.prod(params["mesh"].shape[axis] for axis in axes)
     if name == "pallas_call":
         return math.prod(params["grid_mapping"].grid)
     return 1
@@ -53,9 +54,9 @@ def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
     found = []
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, jax.extend.core.ClosedJaxpr):
+            if isinstance(each, ClosedJaxpr):
                 each = each.jaxpr
-            if isinstance(each, jax.extend.core.Jaxpr):
+            if isinstance(each, Jaxpr):
                 found.append(each)
     return found
 
