@@ -20,7 +20,7 @@ NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 # Both detectors take as many steps, so that they are one program and compile once.
 FEW = {
     "pretrain_tiny": "STEPS = 30",
-    "segment_tiny": "STEPS = 20",
+    "segment_tiny": "STEPS = 60",
     "detect_tiny": "STEPS = 20",
     "predict_scene": "STEPS = 20; SCORE = 0",
 }
