@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from rsfm_jax.data.decode import BadImage, decode_rgb
+from rsfm_jax.data.decode import BadImage, decode_mask, decode_rgb
 from rsfm_jax.errors import UserError
 
 # Whole scenes are cut up here: MillionAID reaches 31,672 pixels a side, DOTA v2.0 29,200.
@@ -33,17 +33,11 @@ def read_rgb(path: Path) -> tuple[bytes, np.ndarray]:
 
 
 def read_values(path: Path) -> np.ndarray:
-    """A single-channel mask as stored [H, W]. Raises UserError naming the file."""
-    data = np.frombuffer(read_bytes(path), np.uint8)
+    """A mask's class indices as stored, uint8 [H, W]. Raises UserError naming the file."""
     try:
-        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    except cv2.error:  # such as a size over OpenCV's own limit, 2**30 pixels
-        values = None
-    if values is None:
-        raise UserError(f"{path}: not a readable image")
-    if values.ndim != 2:
-        raise UserError(f"{path}: a mask needs one channel, this file has {values.shape[2]}")
-    return values
+        return decode_mask(read_bytes(path))
+    except BadImage as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int = QUALITY) -> bytes:

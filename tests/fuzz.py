@@ -27,7 +27,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.images import read_values
 from rsfm_jax.data.decode import BadImage, decode_mask, decode_rgb
 from rsfm_jax.data.formats import dior, dota, loveda, potsdam
 from rsfm_jax.data.statistics import apply_statistics
@@ -181,7 +180,6 @@ TARGETS = {
     "labels": Target(lambda: [DOTA], read_dota),
     "xml": Target(lambda: [DIOR], read_dior),
     "masks": Target(lambda: [*masks()[:2], picture("PNG", "P")], read_mask),
-    "raw masks": Target(masks, from_file(read_values, "mask.png")),
     "images": Target(images, decode_rgb),
     "overrides": Target(lambda: list(OVERRIDES), read_override),
     "statistics": Target(

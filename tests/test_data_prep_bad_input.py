@@ -80,7 +80,7 @@ CASES = {
     "unknown label": ("loveda", SMALL, lambda p: repaint(p, nine), "unknown label 9 at x 4, y 3"),
     "mask in colour": (
         *("loveda", SMALL, lambda p: repaint(p, lambda mask: np.dstack([mask] * 3))),
-        "2.png: a mask needs one channel, this file has 3",
+        "2.png: mask with pixels of type RGB: 8-bit class indices needed",
     ),
     "tile missing": ("potsdam", MASK, os.unlink, "3_11_label_noBoundary.tif: missing"),
     "split file missing": ("dior_r", "ImageSets/Main/val.txt", os.unlink, "val.txt: missing"),
