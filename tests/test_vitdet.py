@@ -150,9 +150,10 @@ def test_branches_are_dropped_for_all_windows_of_an_image():
     windows = {"grid": (4, 4), "window": (2, 2), "trained_window": (2, 2)}
     layer = SpatialAttention(SIZE, 0.5, jnp.float32, **windows)
     x = jax.random.normal(jax.random.key(0), (16, 16, SIZE.width))
-    params = {"params": random_weights(layer, x, True)}
-    kept = layer.apply(params, x, True)
-    dropped = layer.apply(params, x, False, rngs={"drop_path": jax.random.key(3)})
+    stream = jnp.zeros_like(x)
+    params = {"params": random_weights(layer, stream, x, True)}
+    kept = layer.apply(params, stream, x, True)
+    dropped = layer.apply(params, stream, x, False, rngs={"drop_path": jax.random.key(3)})
     neither = jnp.abs(dropped).max((1, 2)) < 1e-6
     both = jnp.abs(dropped - 2 * kept).max((1, 2)) < 1e-4
     assert neither.any() and both.any() and not (neither | both).all()
