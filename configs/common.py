@@ -23,7 +23,7 @@ def get_config(task: str, size: str) -> ConfigDict:
     config.model.frozen = ()  # parts that keep their weights, such as ("encoder",)
     config.model.dtype = "bfloat16"  # compute; masters are float32
     config.model.remat = "none"  # none, dots or full
-    config.model.attention = "auto"  # auto, xla or cudnn
+    config.model.attention = "auto"  # auto, xla, cudnn (GPUs) or pallas (TPUs)
 
     config.optimizer = ConfigDict()
     config.optimizer.base_lr = 1e-4  # times batch_size / base_batch_size

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from rsfm_jax.errors import UserError
+from rsfm_jax.models import short_attention
 
+# Implementations, best first, and the platforms that have them; the last is everywhere.
+PLATFORMS: dict[str, tuple[str, ...]] = {
+    "cudnn": ("gpu", "cuda"),
+    "pallas": ("tpu",),
+    "xla": (),
+}
 # Queries that XLA's attention scores at once: 0.27 GB a 1024 px image with 64 heads.
 QUERY_BLOCK = 256
 # cuDNN's widest head on Hopper.
@@ -13,16 +20,61 @@ CUDNN_WIDTH = 256
 
 
 def resolve_implementation(name: str, platform: str) -> str:
-    """`auto` -> `cudnn` on NVIDIA GPUs, else `xla`; anything else must be one of the two.
+    """`auto` -> `cudnn` on NVIDIA GPUs, `pallas` on TPUs, else `xla`.
 
     On an H200 cuDNN's kernel needs 722 kernels and 58 GB where XLA's attention needs 1,110
-    and 102 GB (605M, 64 images, forward and backward, as compiled).
+    and 102 GB (605M, 64 images, forward and backward, as compiled). For TPUs see
+    docs/performance.md.
+
+    Raises:
+      UserError: an unknown name, or an implementation that `platform` does not have.
     """
-    if name not in ("auto", "xla", "cudnn"):
-        raise UserError(f"config.model.attention: {name!r} is not one of auto, xla, cudnn")
+    if name not in ("auto", *PLATFORMS):
+        raise UserError(
+            f"config.model.attention: {name!r} is not one of auto, {', '.join(PLATFORMS)}"
+        )
     if name == "auto":
-        return "cudnn" if platform in ("gpu", "cuda") else "xla"
+        return next(each for each, where in PLATFORMS.items() if not where or platform in where)
+    if PLATFORMS[name] and platform not in PLATFORMS[name]:
+        raise UserError(f"config.model.attention={name}: runs on {PLATFORMS[name][0]} alone")
     return name
+
+
+def self_attention(qkv: jax.Array, bias: jax.Array, implementation: str) -> jax.Array:
+    """Every token attends to all.
+
+    Args:
+      qkv: [B, N, 3, H, E] products of queries, keys and values, not yet biased.
+      bias: [3, H, E].
+      implementation: `pallas` where its kernel takes the shapes, else as `attention`'s.
+
+    Returns:
+      [B, N, H, E].
+    """
+    if implementation == "pallas" and short_attention.fits(qkv):
+        return short_attention.short_attention(qkv + bias)
+    q, k, v = _split_and_bias(qkv, bias)
+    return attention(q, k, v, implementation)
+
+
+@jax.custom_vjp
+def _split_and_bias(qkv: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
+    """Products [B, N, 3, H, E] and bias [3, H, E] -> queries, keys and values [B, N, H, E].
+
+    Biased after the split: before it, the bias becomes a whole matrix for cuBLAS to start from.
+    The gradients are those of a bias before it: one sum, not three.
+    """
+    return tuple(qkv[:, :, i] + bias[i] for i in range(3))
+
+
+def _split_and_bias_backward(_: None, gradients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    joined = jnp.stack(gradients, axis=2)
+    return joined, joined.sum((0, 1))
+
+
+_split_and_bias.defvjp(
+    lambda qkv, bias: (_split_and_bias(qkv, bias), None), _split_and_bias_backward
+)
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str) -> jax.Array:
@@ -36,7 +88,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str) -> 
       k: [B, N, H, F] keys.
       v: [B, N, H, E] values. Scores are scaled by 1/sqrt(E), so that queries and keys may be
         wider (F > E) by what adds a bias to the scores.
-      implementation: `cudnn` or `xla`.
+      implementation: `cudnn`; any other is XLA's.
 
     Returns:
       [B, N, H, E].

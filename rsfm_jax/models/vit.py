@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from rsfm_jax.errors import UserError
-from rsfm_jax.models.attention import attention
+from rsfm_jax.models.attention import self_attention
 from rsfm_jax.models.layers import (
     LayerNorm,
     Linear,
@@ -152,26 +152,7 @@ class ParallelAttention(ParallelSublayer):
 
     def mix(self, qkv: jax.Array, bias: jax.Array) -> jax.Array:
         """Every token attends to all: qkv [B, N, 3, P*H, E], not yet biased -> [B, N, P*H, E]."""
-        q, k, v = split_and_bias(qkv, bias)
-        return attention(q, k, v, self.attention)
-
-
-@jax.custom_vjp
-def split_and_bias(qkv: jax.Array, bias: jax.Array) -> tuple[jax.Array, ...]:
-    """Products [B, N, 3, H, E] and bias [3, H, E] -> queries, keys and values [B, N, H, E].
-
-    Biased after the split: before it, the bias becomes a whole matrix for cuBLAS to start from.
-    The gradients are those of a bias before it: one sum, not three.
-    """
-    return tuple(qkv[:, :, i] + bias[i] for i in range(3))
-
-
-def _split_and_bias_backward(_: None, gradients: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    joined = jnp.stack(gradients, axis=2)
-    return joined, joined.sum((0, 1))
-
-
-split_and_bias.defvjp(lambda qkv, bias: (split_and_bias(qkv, bias), None), _split_and_bias_backward)
+        return self_attention(qkv, bias, self.attention)
 
 
 class ParallelMlp(ParallelSublayer):

@@ -148,11 +148,10 @@ class Module:
         return -(-bound // max(stride, 1))
 
     def operand_arrays(self, computation: str, instruction: Instruction) -> list[Array]:
-        """What an instruction reads."""
+        """What an instruction reads, each array once."""
         scope = self.computations[computation]
-        return [
-            array for name in instruction.operands if name in scope for array in scope[name].results
-        ]
+        names = dict.fromkeys(instruction.operands)
+        return [array for name in names if name in scope for array in scope[name].results]
 
 
 def _added(scope: dict[str, Instruction], name: str) -> int:

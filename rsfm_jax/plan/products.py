@@ -16,7 +16,8 @@ _CUDNN_PRODUCTS = {
 def product_flops(jaxpr: Any) -> int:
     """FLOPs of all matrix products and convolutions, 2 a multiply-add, over all devices.
 
-    A loop of known length counts that often, any other once; of a branch the larger side.
+    A loop of known length counts that often, any other once; of a branch the larger side. A
+    kernel counts what it says of itself.
 
     Args:
       jaxpr: of a traced function, `jax.jit(f).trace(...).jaxpr`.
@@ -33,6 +34,8 @@ def _equation(equation: Any) -> int:
     if name in _CUDNN_PRODUCTS:
         query, key = (var.aval.shape for var in equation.invars[:2])  # [B, N, H, E], [B, M, H, E]
         return _CUDNN_PRODUCTS[name] * 2 * math.prod(query) * key[1]
+    if name == "pallas_call" and params["cost_estimate"]:
+        return params["cost_estimate"].flops
     inner = [product_flops(each) for each in _inner_jaxprs(params)]
     if name == "cond":
         return max(inner, default=0)
@@ -45,8 +48,6 @@ def _times(name: str, params: dict[str, Any]) -> int:
     if name == "shard_map":  # inside, shapes are one device's
         axes = params["newly_manual_axes"]
         return math.prod(params["mesh"].shape[axis] for axis in axes)
-    if name == "pallas_call":
-        return math.prod(params["grid_mapping"].grid)
     return 1
 
 
