@@ -48,9 +48,11 @@ def run(config: Any, workdir: Path) -> None:
     from rsfm_jax.sharding.mesh import check_batch, make_mesh
     from rsfm_jax.tasks import make_task
     from rsfm_jax.training import loop
+    from rsfm_jax.training.host_memory import keep_freed_memory
     from rsfm_jax.training.validate import COMMON_RULES, check_values
 
     distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    keep_freed_memory()
     logging.info(
         "process %d of %d: %d of %d devices (%s)",
         jax.process_index(),

@@ -105,10 +105,11 @@ def make_train_step(
         # Reduce-scatters the gradients into the weights' own shards instead of summing them
         # whole on every device.
         grads = jax.lax.with_sharding_constraint(grads, param_shardings)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         grad_norm = optax.tree.norm(grads)
+        # Known before any update, so that new weights and moments are written once, in place.
+        # Updates from clipped gradients are finite where these are.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-        finite &= jnp.isfinite(optax.tree.norm(updates))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
         def if_finite(new: Any, old: Any) -> Any:
