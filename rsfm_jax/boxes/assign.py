@@ -45,11 +45,15 @@ def assign(candidates, truths, rule, usable=True):
     overlap = hbb_iou if candidates.shape[-1] == 4 else rotated_iou
     usable = usable & is_valid(candidates)
     candidates = jnp.where(usable[:, None], candidates, 0)
-    padded = jnp.pad(truths, ((0, -len(truths) % CHUNK), (0, 0)))
-    chunks = padded.reshape(-1, CHUNK, truths.shape[-1])
+    rows = max(1, -(-len(truths) // CHUNK)) * CHUNK
+    padded = jnp.pad(truths, ((0, rows - len(truths)), (0, 0)))
+    # Padding comes last, and most images fill a small part of the rows: the rest is not compared.
+    end = jnp.max(jnp.where(is_valid(truths), 1 + jnp.arange(len(truths)), 0), initial=0)
 
-    def compare(carry, chunk):
-        best, truth, claim, first = carry
+    def compare(step, carry):
+        best, truth, claim = carry
+        first = step * CHUNK
+        chunk = lax.dynamic_slice_in_dim(padded, first, CHUNK)
         overlaps = pairwise(overlap, candidates, chunk)  # [A, CHUNK]
         index = first + jnp.arange(CHUNK, dtype=jnp.int32)
         chunk_best = jnp.max(overlaps, axis=1)
@@ -60,11 +64,11 @@ def assign(candidates, truths, rule, usable=True):
             reach = jnp.max(overlaps, axis=0, initial=0)
             claims = (overlaps == reach) & (reach >= rule.low_quality)
             claim = jnp.maximum(claim, jnp.max(jnp.where(claims, index, -1), axis=1))
-        return (jnp.maximum(best, chunk_best), truth, claim, first + CHUNK), None
+        return jnp.maximum(best, chunk_best), truth, claim
 
     nothing = jnp.zeros(len(candidates), jnp.int32)
-    start = (nothing.astype(jnp.float32), nothing, nothing - 1, jnp.int32(0))
-    (best, truth, claim, _), _ = lax.scan(compare, start, chunks)
+    start = (nothing.astype(jnp.float32), nothing, nothing - 1)
+    best, truth, claim = lax.fori_loop(0, -(-end // CHUNK), compare, start)
     label = jnp.where(best < rule.negative, 0, -1)
     label = jnp.where((best >= rule.positive) | (claim >= 0), 1, label)
     truth = jnp.where(claim >= 0, claim, truth)
