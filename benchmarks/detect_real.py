@@ -153,7 +153,7 @@ def synthetic(data: Path, workdir: Path) -> str:
     config.model.max_detections = 300
     config.data.scale_range = (0.3, 1.0)
     config.data.max_objects = 256
-    config.eval.scales = (0.35, 0.9)  # a running track fits a view, and a car is 15 pixels long
+    config.eval.scales = (1 / 3, 1.0)  # a running track fits a view, and a car is 18 pixels long
     config.eval.tile_overlap = 48
     config.eval.protocol = "dota_v2"
     scores = run(config, workdir / "synthetic")

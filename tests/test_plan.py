@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.flops import training_flops
@@ -236,6 +237,24 @@ def test_recomputation_is_counted():
     flops = product_flops(jax.jit(jax.grad(f)).trace(shape, shape).jaxpr.jaxpr)
     # Two products forward, both again, two gradients of the weight and one of the input.
     assert flops == 7 * 2 * 64**3
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_every_devices_share_of_a_mapped_product_is_counted(devices):
+    mesh = AbstractMesh((devices, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def f(x, w):
+        rows = jax.shard_map(
+            jnp.matmul,
+            mesh=mesh,
+            in_specs=(PartitionSpec("data"), PartitionSpec()),
+            out_specs=PartitionSpec("data"),
+            axis_names={"data"},
+        )
+        return rows(x, w)
+
+    x, w = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 16), (16, 32)))
+    assert product_flops(jax.jit(f).trace(x, w).jaxpr.jaxpr) == 2 * 8 * 16 * 32
 
 
 def test_meshes_to_try():
