@@ -23,6 +23,9 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and figures; runs/NAME by default"
 )
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do")
+PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", "", "FIRST:LAST, such as 10:13: traces these steps into WORKDIR/profile"
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, where neither SLURM nor a TPU pod tells"
 )
@@ -70,7 +73,7 @@ def run(config: Any, workdir: Path) -> None:
     if MODE.value == "evaluate":
         loop.evaluate(task, config, mesh, workdir)
     else:
-        loop.train(task, config, mesh, workdir)
+        loop.train(task, config, mesh, workdir, PROFILE_STEPS.value)
 
 
 def main(arguments: list[str]) -> int:

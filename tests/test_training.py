@@ -63,6 +63,20 @@ def test_a_stopped_and_resumed_run_is_the_uninterrupted_run(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_the_first_moment_can_be_kept_in_bfloat16():
+    config = toy_config()
+    config.optimizer.moment_dtype = "bfloat16"
+    task = ToyTask(config)
+    program = build_program(task, config, make_mesh(config))
+    batch = {"x": next(task.batches(np.arange(config.batch_size), 0))["x"]}
+    state, _ = program.train_step(program.init(), batch)
+    first = optax.tree.get(state.opt_state, "mu")
+    second = optax.tree.get(state.opt_state, "nu")
+    assert {x.dtype for x in jax.tree.leaves(first)} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves((second, state.params))} == {jnp.dtype("float32")}
+    assert any(np.any(x != 0) for x in jax.tree.leaves(first))
+
+
 def test_a_finished_run_stays_finished(tmp_path):
     run(tmp_path)
     again = run(tmp_path)

@@ -29,6 +29,7 @@ from rsfm_jax.training.checkpoints import (
 from rsfm_jax.training.clock import Clock
 from rsfm_jax.training.lock import only_run
 from rsfm_jax.training.preemption import Interrupted, Preempted, StopSignal
+from rsfm_jax.training.profile import Profile
 from rsfm_jax.training.program import Program, build_program
 from rsfm_jax.training.report import METRICS, Reporter
 from rsfm_jax.training.state import Task, TrainState, Variables
@@ -38,8 +39,10 @@ from rsfm_jax.training.transfer import load_initial
 log = logging.getLogger(__name__)
 
 
-def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
+def train(task: Task, config: Any, mesh: Mesh, workdir: Path, profile_steps: str = "") -> None:
     """Trains to `config.total_steps`, resuming from the newest checkpoint in `workdir`.
+
+    `profile_steps` are traced (see `Profile`) into the folder `profile` there.
 
     Raises:
       Preempted: a signal came; a checkpoint was saved.
@@ -48,17 +51,21 @@ def train(task: Task, config: Any, mesh: Mesh, workdir: Path) -> None:
       UserError: the workdir's checkpoint or the data does not fit the config, no checkpoint there
         is whole, or another run works there.
     """
+    profile = Profile(workdir / "profile", profile_steps)
     program = build_program(task, config, mesh)
     # Signals are held back until the last checkpoint is written.
     with (
         only_run(workdir),
         StopSignal() as stop,
         closing(open_checkpoints(config, workdir)) as checkpoints,
+        closing(profile),
     ):
         passed_over = checkpoints.metadata().get("passed_over", [])
         while True:
             try:
-                return train_on(task, config, program, workdir, checkpoints, stop, passed_over)
+                return train_on(
+                    task, config, program, workdir, checkpoints, stop, profile, passed_over
+                )
             except NonFiniteError as error:
                 back = checkpoints.latest_step()
                 if back is None or len(passed_over) >= config.nonfinite_rollbacks:
@@ -74,6 +81,7 @@ def train_on(
     workdir: Path,
     checkpoints: Checkpoints,
     stop: StopSignal,
+    profile: Profile,
     passed_over: list[list[int]],
 ) -> None:
     """Trains from the newest checkpoint to the end.
@@ -125,6 +133,7 @@ def train_on(
                 raise Preempted(f"stopped before step {step}; its checkpoint is saved") from None
             checkpoints.check()
             inputs = {key: batch[key] for key in task.abstract_batch()}
+            profile.before(step + 1, state)
             with jax.set_mesh(program.mesh):
                 state, metrics = train_step(state, placement(inputs))
             steps.done(step + 1, metrics, batch["example_id"])

@@ -75,6 +75,8 @@ class StepLog:
             "seconds_left": (self._config.total_steps - step) / steps_a_second,
             "bad_examples": self._batches.bad_examples,
         }
+        if memory := jax.local_devices()[0].memory_stats():  # CPUs have none
+            speed["memory_gib"] = memory["peak_bytes_in_use"] / 2**30
         peak = peak_flops(jax.devices()[0])
         if peak:
             speed["mfu"] = images * self._flops_per_image / (peak * jax.device_count())
