@@ -32,8 +32,8 @@ def main() -> None:
 
     whole = jax.jit(jax.value_and_grad(partial(loss, plain), (0, 1)))(qkv, bias)
     with jax.set_mesh(mesh):
-        assert short_attention.fits(qkv)
-        assert not short_attention.fits(qkv[:2])  # fewer images than devices
+        assert short_attention.fits(qkv.shape, qkv.dtype)
+        assert not short_attention.fits(qkv[:2].shape, qkv.dtype)  # fewer images than devices
         step = jax.jit(jax.value_and_grad(partial(loss, split), (0, 1)))
         text = step.lower(qkv, bias).compile().as_text()
         parts = step(qkv, bias)

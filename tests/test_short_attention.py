@@ -13,6 +13,9 @@ from rsfm_jax.errors import UserError
 from rsfm_jax.models import short_attention
 from rsfm_jax.models.attention import attention, resolve_implementation, self_attention
 from rsfm_jax.models.short_attention import cut
+from rsfm_jax.models.sizes import ViTSize
+from rsfm_jax.models.vit import ParallelAttention
+from rsfm_jax.sharding.rules import unbox
 from tests.conftest import run_python
 
 
@@ -63,7 +66,7 @@ def with_gradients(function, qkv, bias, share):
 )
 def test_values_and_gradients_are_the_plain_versions(interpreted, shape, dtype):
     qkv, bias, share = draw(shape, dtype)
-    assert short_attention.fits(qkv)
+    assert short_attention.fits(qkv.shape, qkv.dtype)
     ours = with_gradients(partial(self_attention, implementation="pallas"), qkv, bias, share)
     exact = with_gradients(plain, *(x.astype(jnp.float32) for x in (qkv, bias, share)))
     rounded = with_gradients(plain, qkv, bias, share)
@@ -74,6 +77,29 @@ def test_values_and_gradients_are_the_plain_versions(interpreted, shape, dtype):
         else:  # no further from the truth than the plain version in the same type
             mine, other = (jnp.square(x.astype(jnp.float32) - truth).mean() for x in (mine, other))
             assert mine < 1.2 * other
+
+
+def test_a_layer_is_the_same_with_it(interpreted):
+    size = ViTSize(width=64, depth=1, num_heads=2, mlp_dim=64, num_branches=2)
+    stream, x = jax.random.normal(jax.random.key(0), (2, 8, 25, 64))
+    layers = [
+        ParallelAttention(size, 0.0, jnp.float32, attention=name) for name in ("pallas", "xla")
+    ]
+    params = unbox(layers[0].init(jax.random.key(1), stream, x, True))
+
+    def gradients(layer):
+        def loss(params, x):
+            return jnp.square(layer.apply(params, stream, x, True)).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1)))
+
+    assert "short_attention_backward" in str(jax.make_jaxpr(gradients(layers[0]))(params, x))
+    ours, plain = (gradients(layer)(params, x) for layer in layers)
+    jax.tree.map(
+        lambda mine, other: np.testing.assert_allclose(mine, other, atol=1e-4, rtol=1e-4),
+        ours,
+        plain,
+    )
 
 
 def test_an_image_with_infinite_scores_does_not_touch_its_neighbours(interpreted):
@@ -119,7 +145,7 @@ def test_blocks_are_whole_tiles_and_windows_hold_their_images(
 )
 def test_what_does_not_fit_is_left_to_xla(shape):
     qkv, bias, _ = draw(shape, jnp.bfloat16)
-    assert not short_attention.fits(qkv)
+    assert not short_attention.fits(qkv.shape, qkv.dtype)
     traced = jax.make_jaxpr(partial(self_attention, implementation="pallas"))(qkv, bias)
     assert "pallas_call" not in str(traced)
 
@@ -127,7 +153,8 @@ def test_what_does_not_fit_is_left_to_xla(shape):
 @pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
 def test_kernels_are_lowered_for_tpus(head_dim):
     shape = jax.ShapeDtypeStruct((16, 50, 3, 8, head_dim), jnp.bfloat16)
-    gradient = jax.grad(lambda qkv: short_attention.short_attention(qkv).astype(float).sum())
+    bias = jnp.zeros((3, 8, head_dim), jnp.bfloat16)
+    gradient = jax.grad(lambda qkv: short_attention.short_attention(qkv, bias).astype(float).sum())
     text = jax.jit(gradient).trace(shape).lower(lowering_platforms=("tpu",)).as_text()
     assert text.count("@tpu_custom_call") == 1  # of the forward pass only its inputs are kept
     assert "short_attention_backward" in text

@@ -51,8 +51,8 @@ def self_attention(qkv: jax.Array, bias: jax.Array, implementation: str) -> jax.
     Returns:
       [B, N, H, E].
     """
-    if implementation == "pallas" and short_attention.fits(qkv):
-        return short_attention.short_attention(qkv + bias)
+    if implementation == "pallas" and short_attention.fits(qkv.shape, qkv.dtype):
+        return short_attention.short_attention(qkv, bias)
     q, k, v = _split_and_bias(qkv, bias)
     return attention(q, k, v, implementation)
 

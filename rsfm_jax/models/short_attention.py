@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from rsfm_jax.models.layers import add_bias
 from rsfm_jax.sharding.rules import mesh_spec
 
 LANES = 128
@@ -87,30 +88,43 @@ def cut(shape: tuple[int, ...], itemsize: int) -> Blocks | None:
     return Blocks(tokens, head_dim, count, lanes, group, window, tile)
 
 
-def fits(qkv: jax.Array) -> bool:
+def fits(shape: tuple[int, ...], dtype: Any) -> bool:
     """Whether `short_attention` takes qkv [B, N, 3, H, E] on the mesh that is set."""
-    shape = _device_shape(qkv.shape)
-    return shape is not None and cut(shape, qkv.dtype.itemsize) is not None
+    part = _device_shape(shape)
+    return part is not None and cut(part, jnp.dtype(dtype).itemsize) is not None
 
 
-def short_attention(qkv: jax.Array) -> jax.Array:
+def as_matrix(weight: jax.Array) -> jax.Array:
+    """The weight of queries, keys and values [D, 3, H, E] as [D, 3*H*E], where heads are whole.
+
+    The product of the one is laid out as the kernel reads it. That of the other has its rows
+    last, which spares padding E to a tile, and would have to be laid out anew.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    split = not mesh.empty and mesh.shape["model"] > 1
+    return weight if split else weight.reshape(len(weight), -1)
+
+
+def short_attention(qkv: jax.Array, bias: jax.Array) -> jax.Array:
     """Bidirectional attention on a TPU, softmax in float32 of scores over sqrt(E).
 
     Args:
-      qkv: [B, N, 3, H, E] queries, keys and values that `fits`.
+      qkv: [B, N, 3, H, E] queries, keys and values that `fits`, not yet biased.
+      bias: [3, H, E].
 
     Returns:
       [B, N, H, E].
     """
     if jax.sharding.get_abstract_mesh().empty:
-        return _one_device(qkv)
+        return _one_device(qkv, bias)
     # Each device its own images and heads: the compiler cannot split a kernel.
+    columns = (None, "heads", None)
     return jax.shard_map(
         _one_device,
-        in_specs=mesh_spec(("batch", None, None, "heads", None), "qkv"),
+        in_specs=(mesh_spec(("batch", None, *columns), "qkv"), mesh_spec(columns, "bias")),
         out_specs=mesh_spec(("batch", None, "heads", None), "mixed"),
         check_vma=False,
-    )(qkv)
+    )(qkv, bias)
 
 
 def _device_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -125,12 +139,13 @@ def _device_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
     return images // rows, tokens, three, heads // columns, head_dim
 
 
-def _one_device(qkv: jax.Array) -> jax.Array:
+def _one_device(qkv: jax.Array, bias: jax.Array) -> jax.Array:
     blocks = cut(qkv.shape, qkv.dtype.itemsize)
     assert blocks is not None
     images, tokens, _, heads, head_dim = qkv.shape
-    mixed = _attend(blocks, qkv.reshape(images * tokens, 3 * heads * head_dim))
-    return mixed.reshape(images, tokens, heads, head_dim)
+    # Biased as the product lies, too: in five dimensions XLA lays it out anew.
+    rows = add_bias(qkv.reshape(images * tokens, -1), bias.reshape(1, -1))
+    return _attend(blocks, rows).reshape(images, tokens, heads, head_dim)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -263,7 +278,8 @@ def _each_window(blocks: Blocks, body: Callable[[Any, jax.Array, jax.Array], Non
         def image(shape: tuple[int, int], axis: int) -> jax.Array:
             """Which image a row belongs to: 1 to `group`, 0 before and `group` + 1 after."""
             row = start - first + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-            return sum((row >= i * tokens).astype(jnp.int32) for i in range(group + 1))
+            passed = ((row >= i * tokens).astype(jnp.int32) for i in range(group + 1))
+            return sum(passed, jnp.zeros(shape, jnp.int32))
 
         square = (window, window)
         own = image((window, LANES), 0)
@@ -329,7 +345,7 @@ def _product(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int)
     return jax.lax.dot_general(left, right, contracted, preferred_element_type=jnp.float32)
 
 
-def _compiler_params(*semantics: str) -> pltpu.CompilerParams:
+def _compiler_params(*semantics: Any) -> pltpu.CompilerParams:
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES)
 
 

@@ -26,6 +26,7 @@ from rsfm_jax.models.layers import (
     project,
     xavier_uniform,
 )
+from rsfm_jax.models.short_attention import as_matrix, fits
 from rsfm_jax.models.sizes import ViTSize
 from rsfm_jax.sharding.rules import constrain
 
@@ -146,7 +147,11 @@ class ParallelAttention(ParallelSublayer):
         kernel = declare(self, "qkv_kernel", init, shape, ("embed", None, "heads", None))
         bias_axes = (None, "heads", "vector")
         bias = declare(self, "qkv_bias", nn.initializers.zeros, shape[1:], bias_axes)
-        mixed = self.mix(project(x, kernel), bias.astype(self.dtype))  # [B, N, P*H, E]
+        split = (*x.shape[:2], *shape[1:])  # [B, N, 3, P*H, E]
+        if self.attention == "pallas" and fits(split, self.dtype):
+            kernel = as_matrix(kernel)
+        qkv = project(x, kernel).reshape(split)
+        mixed = self.mix(qkv, bias.astype(self.dtype))  # [B, N, P*H, E]
         mixed = rearrange(mixed, "b n h e -> b n (h e)")
         return self.merge_branches(stream, mixed, "heads", deterministic)
 

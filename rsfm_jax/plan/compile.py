@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from rsfm_jax.flops import Term, training_flops
 from rsfm_jax.plan import hlo, targets
+from rsfm_jax.plan.bundles import kernel_cycles
 from rsfm_jax.plan.collectives import Collective, collectives
 from rsfm_jax.plan.products import product_flops
 from rsfm_jax.plan.roofline import Roofline, roofline
@@ -65,7 +66,8 @@ class Facts:
       kernels: launches of one step of one device.
       bytes_moved: by them, to and from the device's memory.
       roofline: None for the processor.
-      compiler_seconds: the TPU compiler's own estimate of the step; None elsewhere.
+      compiler_seconds: the TPU compiler's own estimate of the step, of its schedule where a
+        kernel is Pallas's; None elsewhere.
     """
 
     traffic: list[Collective]
@@ -154,7 +156,7 @@ def make_plan(config: Any, target: Target, part: str = "step") -> Plan:
     memory = _memory(compiled, program, batch, target)
     facts = None
     if not isinstance(compiled, int):
-        facts = _facts(compiled.as_text(), mesh, computed, target)
+        facts = _facts(compiled.as_text(), mesh, traced.jaxpr.jaxpr, computed, target)
     return Plan(
         target=target.text,
         devices=mesh.size,
@@ -212,17 +214,18 @@ def _bytes_a_device(tree: Any) -> int:
     )
 
 
-def _facts(text: str, mesh: Any, computed_flops: int, target: Target) -> Facts:
+def _facts(text: str, mesh: Any, jaxpr: Any, computed_flops: int, target: Target) -> Facts:
     module, chip = hlo.parse(text), target.chip
     islands = targets.islands(target, list(mesh.devices.flat))
     traffic = collectives(module, dict(mesh.shape), islands)
     moved = hlo.bytes_moved(module)
+    seconds = None
+    if chip and chip.is_tpu:
+        seconds = hlo.estimated_cycles(module, kernel_cycles(jaxpr, target)) / chip.clock
     return Facts(
         traffic=traffic,
         kernels=hlo.kernels(module),
         bytes_moved=moved,
         roofline=roofline(computed_flops / mesh.size, moved, traffic, chip) if chip else None,
-        compiler_seconds=(
-            hlo.estimated_cycles(module) / chip.clock if chip and chip.is_tpu else None
-        ),
+        compiler_seconds=seconds,
     )

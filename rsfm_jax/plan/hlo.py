@@ -207,10 +207,21 @@ def bytes_moved(module: Module) -> int:
     return total
 
 
-def estimated_cycles(module: Module) -> int:
-    """The TPU compiler's own estimate of one step; 0 where the target gives none."""
+def estimated_cycles(
+    module: Module, kernels: dict[tuple[str, tuple[int, ...]], int] | None = None
+) -> int:
+    """The TPU compiler's own estimate of one step; 0 where the target gives none.
+
+    Args:
+      module: the program.
+      kernels: cycles of a call of each Pallas kernel, which it does not estimate, by name and
+        result's shape.
+    """
     total = 0
     for _, instruction, times in module.launched():
-        cycles = instruction.attribute(r'"estimated_cycles":"(\d+)"')
-        total += times * int(cycles or 0)
+        cycles = int(instruction.attribute(r'"estimated_cycles":"(\d+)"') or 0)
+        pallas = instruction.attribute(r'op_name="[^"]*?(\w+)/pallas_call"')
+        if kernels and pallas and instruction.opcode == "custom-call":
+            cycles = kernels[pallas, instruction.results[0].shape]
+        total += times * cycles
     return total

@@ -36,7 +36,7 @@ def _equation(equation: Any) -> int:
         return _CUDNN_PRODUCTS[name] * 2 * math.prod(query) * key[1]
     if name == "pallas_call" and params["cost_estimate"]:
         return params["cost_estimate"].flops
-    inner = [product_flops(each) for each in _inner_jaxprs(params)]
+    inner = [product_flops(each) for each in inner_jaxprs(params)]
     if name == "cond":
         return max(inner, default=0)
     return _times(name, params) * sum(inner)
@@ -51,7 +51,8 @@ def _times(name: str, params: dict[str, Any]) -> int:
     return 1
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+def inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+    """What an equation with these parameters calls: loops' bodies, branches, functions."""
     found = []
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
