@@ -83,7 +83,7 @@ def main() -> None:
         raced = settings(options.model, options.rounds, len(cores))
         write_text(folder / "race.json", json.dumps(raced))
         torch = ["-m", "benchmarks.contestant_torch", name]
-        entries = {
+        entries: dict[str, tuple[list[str], dict[str, str]]] = {
             "torch, as shipped": (torch, {}),
             "transformers, as shipped": ([*torch, "--transformers"], {}),
         }

@@ -4,8 +4,8 @@
     python launch/main.py --config=configs/detect_tiny.py --workdir=runs/detect_from_mae \
         --config.init_from=runs/quickstart
 
-The second starts from the encoder that configs/quickstart.py has pretrained; from random weights the
-first finds next to nothing (docs/results.md).
+The second starts from the encoder that configs/quickstart.py has pretrained; from random weights
+the first finds next to nothing (docs/results.md).
 """
 
 from ml_collections import ConfigDict
