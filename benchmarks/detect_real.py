@@ -9,7 +9,7 @@ DATA holds real samples in their raw layouts: `dota_vhr10/` (DOTA), `dior_r_vhr1
 * pretraining: an encoder pretrained on the scenes against one from scratch, both fine-tuned on half
   of the images of `dota_vhr10` and scored on the other half, five seeds;
 * synthetic: drawn scenes of 512 px, trained on 2,048 from the encoder that `configs/quickstart.py`
-  pretrains on drawn scenes, and scored on 128 others.
+  pretrains on drawn scenes, and scored on 256 others.
 
 Prints the tables of docs/results.md. Finished runs are kept in WORKDIR, so that an interrupted
 experiment goes on. With JAX_COMPILATION_CACHE_DIR set, equal runs compile once.
@@ -161,7 +161,7 @@ def synthetic(data: Path, workdir: Path) -> str:
     lines = [
         "| drawn scenes | steps | mAP50 | CPU minutes of pretraining | CPU minutes |",
         "| --- | --- | --- | --- | --- |",
-        f"| 128 held out | {config.total_steps} | {scores['eval/mAP50']:.3f} | {minutes:.1f} | "
+        f"| 256 held out | {config.total_steps} | {scores['eval/mAP50']:.3f} | {minutes:.1f} | "
         f"{scores['cpu_minutes']:.1f} |",
         "",
         ", ".join(f"{name} {value:.2f}" for name, value in found.items()),
