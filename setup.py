@@ -61,7 +61,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         # The compilers of launch/plan.py, which need no device: libtpu and the CUDA plugin.
-        "plan": ["jax[tpu,cuda13-local]"],
+        # jax.export, which hands Pallas's kernels to a process of their own, wants flatbuffers.
+        "plan": ["jax[tpu,cuda13-local]", "flatbuffers>=24.3"],
         "geo": GEO,
         "beam": ["apache-beam>=2.60"],
         "notebook": [*NOTEBOOK, "jupyterlab>=4.2"],

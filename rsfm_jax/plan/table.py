@@ -29,7 +29,8 @@ on a machine without accelerators, with the compilers of `pip install -e ".[plan
 A cell takes the least recomputation that fits; batch sizes are the configs' own. Collectives are
 GB a device sends, by mesh axis. The roofline is the largest of three bounds, each as if alone
 (products as traced, every operand of a kernel read once, every link busy): no step is faster, and
-real ones are slower. `compiler` is the TPU compiler's own estimate.
+real ones are slower. `compiler` is the TPU compiler's own estimate, of the attention kernel the
+bundles of its schedule: to rank, not to promise.
 """
 _COLUMNS = (
     "hardware", "batch", "remat", "state GiB", "temporaries GiB", "peak GiB", "sent GB", "kernels",
