@@ -15,24 +15,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from launch.command import Parser, execute
 from rsfm_jax.errors import UserError
-
-EXIT_BAD_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # whose float32 products are exact enough to compare
-    options = _parser().parse_args(arguments)
+    return execute(lambda: _run(_parser().parse_args(arguments)))
+
+
+def _run(options: argparse.Namespace) -> None:
     try:
         options.run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
     except OSError as error:  # a full or read-only disk
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return 0
+        raise UserError(f"{error.filename}: {error.strerror}") from error
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -88,8 +85,8 @@ def _export(options: argparse.Namespace) -> None:
     print(options.output)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)

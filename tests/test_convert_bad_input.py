@@ -104,6 +104,17 @@ def test_another_family(refuses_state, state):
     assert "give --heads" in refuses_state(state, "--mean=0,0,0")
 
 
+@pytest.mark.parametrize("written", ["4", 4.0, [4], -4])
+def test_a_number_of_heads_that_is_none(written, tmp_path, refuses, state):
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": {"num_heads": written}}))
+    assert "give --heads" in refuses(tmp_path)
+
+
+def test_bad_arguments(refuses, tmp_path):
+    assert "three numbers" in refuses(tmp_path, "--mean=1,2")
+
+
 def test_position_tables_that_models_here_cannot_have(refuses_state, state):
     table = state["pos_embed"]
     learned = table + 0.01 * torch.randn_like(table)

@@ -185,7 +185,7 @@ def _size(
     option: str,
     source: str,
 ) -> ViTSize:
-    if not heads or width % heads:
+    if not isinstance(heads, int) or heads < 1 or width % heads:
         raise UserError(
             f"{source}: {heads or 'an unknown number of'} heads for {blocks} of width {width}; "
             f"give {option}"
