@@ -40,13 +40,32 @@ _COLUMNS = (
 
 def render(cells: dict[str, dict[str, Any]]) -> str:
     """The page, from plans as JSON by config and target."""
-    parts = [_HEAD]
+    parts = [_HEAD, *_overview(cells)]
     for config in CONFIGS:
         found = cells.get(config, {})
         rows = [_row(target, found[target]) for target in TARGETS if target in found]
         if rows:
             parts += [f"\n## {config}\n\n", _line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *rows]
     return "".join(parts)
+
+
+def _overview(cells: dict[str, dict[str, Any]]) -> list[str]:
+    """What fits where: the policy, and the memory of a device that it takes."""
+    rows = [
+        _line([config, *(_fit(found.get(target)) for target in TARGETS)])
+        for config in CONFIGS
+        if (found := cells.get(config))
+    ]
+    heads = (_line(["config", *TARGETS]), _line(["---"] * (1 + len(TARGETS))))
+    return ["\n## What fits where\n\nRemat and the peak of a device in GiB.\n\n", *heads, *rows]
+
+
+def _fit(plan: dict[str, Any] | None) -> str:
+    if plan is None:
+        return ""
+    if not plan.get("fits"):
+        return "no"
+    return f"{plan['remat']}, {plan['memory']['peak'] / GIB:.1f}"
 
 
 def _row(target: str, plan: dict[str, Any]) -> str:
