@@ -1,4 +1,4 @@
-"""A miniature of the study on real scenes: no accelerator, half an hour on one CPU core.
+"""A miniature of the study on real scenes: no accelerator, a quarter of an hour on one CPU core.
 
     python -m data_prep build image_folder --source=AID --data_dir=prepared
     python launch/study.py --config=configs/study_tiny.py:prepared/image_folder \
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from configs.study import task
 
-STEPS = 300  # of fine-tuning
+STEPS = 100  # of fine-tuning
 TRAIN, HELD_OUT = "train[:60%]", "train[60%:]"  # records are in an order drawn by file name
 
 
