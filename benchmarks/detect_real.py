@@ -2,12 +2,15 @@
 
     python -m benchmarks.detect_real --data=DATA --workdir=runs/detect_real [--part=PART]
 
-DATA holds real samples in their raw layouts: `dota_vhr10/` (DOTA), `dior_r_vhr10/` (DIOR-R), and
-`scenes/{aid,rsscn7}` without labels. Parts, all unless named:
+DATA holds real samples in their raw layouts: `dota_vhr10/` and `dota/` (DOTA), `dior_r_vhr10/`
+(DIOR-R), and `scenes/{aid,rsscn7}`, `hrsc2016`, `unlabelled`, whose labels are not used. Parts, all
+unless named:
 
 * overfit: a tiny Oriented R-CNN memorises each of the two sets;
-* pretraining: an encoder pretrained on the scenes against one from scratch, both fine-tuned on half
-  of the images of `dota_vhr10` and scored on the other half, five seeds;
+* pretraining: an encoder pretrained on scenes and on tiles of other images, in patches of 16,
+  against one from random weights, both fine-tuned on half of the images of `dota_vhr10` and scored
+  on the other half, five seeds;
+* small_patches: the same in patches of 8 at half of that resolution, from the scenes alone;
 * synthetic: drawn scenes of 512 px, trained on 2,048 and scored on 256 others, from an encoder that
   `configs/quickstart.py` pretrains on drawn scenes, in patches of 16 and views of 128 px.
 
@@ -15,18 +18,23 @@ Prints the tables of docs/results.md. Finished runs are kept in WORKDIR, so that
 experiment goes on. With JAX_COMPILATION_CACHE_DIR set, equal runs compile once.
 """
 
+import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from benchmarks.aid_probe import interval
-from benchmarks.experiment import STARTS, Part, command, main, pretrain, run
-from configs import detect_tiny, quickstart
+from benchmarks.experiment import STARTS, Part, command, link, main, pretrain, run
+from configs import detect_tiny, mae_aid_tiny, quickstart
 from rsfm_jax.data.formats import dior, dota
 
 SEEDS = 5
+TILE = 180  # pixels a side, of images for pretraining
+TILE_STEP = 120  # about, between tiles
 
 
 def prepare(name: str, raw: Path, folder: Path, *options: str) -> Path:
@@ -59,6 +67,14 @@ def tiny_config(source: Path, classes: tuple[str, ...], raw: Path, split: str) -
     return config
 
 
+def half_resolution(config: Any) -> None:
+    """Views of 256 px in patches of 16, at half the resolution: a plane is some 45 pixels."""
+    config.model.patch_size = 16
+    config.data.image_size = 256
+    config.eval.scales = (0.5,)
+    config.eval.tile_overlap = 96
+
+
 def overfit(data: Path, workdir: Path) -> str:
     """AP50 on the very images that were trained on."""
     lines = [
@@ -71,15 +87,12 @@ def overfit(data: Path, workdir: Path) -> str:
     ):
         prepared = prepare(name, data / raw, workdir / "prepared", *options)
         config = tiny_config(prepared, classes, data / raw, "train")
-        config.model.patch_size = 16
+        half_resolution(config)
         config.model.pretrained_image_size = 256
         config.total_steps = 800
-        config.data.image_size = 256
         config.data.scale_range = (0.5, 0.5)
         # What is to be memorised stays as it is.
         config.data.horizontal_flip = config.data.vertical_flip = config.data.quarter_turn = 0.0
-        config.eval.scales = (0.5,)
-        config.eval.tile_overlap = 96
         scores = run(config, workdir / "overfit" / raw)
         lines.append(
             f"| {raw}, train | {config.total_steps} | {scores['eval/mAP50']:.3f} | "
@@ -104,9 +117,13 @@ def link_halves(raw: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def pretraining(data: Path, workdir: Path) -> str:
-    """Pretrained against scratch on images that neither saw, at a quarter of their resolution."""
-    minutes = pretrain(data, workdir)
+def compare_starts(
+    data: Path, workdir: Path, name: str, mae: Path, adapt: Callable[[Any], None]
+) -> str:
+    """AP50 of planes on the other half of `dota_vhr10`, from a pretrained encoder and from scratch.
+
+    `adapt` finishes the config; `name` is the folder of the runs.
+    """
     scores: dict[str, list[float]] = {start: [] for start in STARTS}
     for seed in range(SEEDS):
         folder = workdir / "halves" / f"seed{seed}"
@@ -115,13 +132,9 @@ def pretraining(data: Path, workdir: Path) -> str:
         for start in STARTS:
             config = tiny_config(prepared, dota.CLASSES["1.0"], raw, "val")
             config.seed = seed
-            config.total_steps = 800
-            config.init_from = str(workdir / "mae") if start == "pretrained" else ""
-            config.data.image_size = 64
-            config.data.scale_range = (0.2, 0.3)  # a plane is some 22 pixels long
-            config.eval.scales = (0.25,)
-            config.eval.tile_overlap = 32
-            result = run(config, workdir / "vhr10" / f"seed{seed}" / start)
+            config.init_from = str(mae) if start == "pretrained" else ""
+            adapt(config)
+            result = run(config, workdir / name / f"seed{seed}" / start)
             scores[start].append(result["eval/AP50/plane"])
             print(f"seed {seed}, {start}: AP50 {scores[start][-1]:.3f}", flush=True)
     ours, scratch = (scores[start] for start in STARTS)
@@ -130,9 +143,77 @@ def pretraining(data: Path, workdir: Path) -> str:
         "| pretrained, AP50 of planes | scratch | gain |",
         "| --- | --- | --- |",
         f"| {interval(ours)} | {interval(scratch)} | {interval(gains)} |",
-        f"\n{SEEDS} seeds. Pretraining: {minutes:.1f} CPU minutes.",
+        f"\n{SEEDS} seeds.",
     ]
     return "\n".join(lines)
+
+
+def cut_tiles(data: Path, folder: Path) -> list[Path]:
+    """Tiles of 180 px of images at half resolution, none of which `dota_vhr10` holds."""
+    if not folder.exists():
+        unfinished = folder.with_suffix(".unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        sources = (
+            "dior_r_vhr10/JPEGImages/*",
+            "unlabelled/*",
+            "dota/images/*",
+            "hrsc2016/**/*.jpg",
+        )
+        files = [file for pattern in sources for file in sorted(data.glob(pattern))]
+        count = 0
+        for file in files:
+            whole = cv2.imread(str(file))
+            image = cv2.resize(whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+            starts = (
+                np.linspace(0, side - TILE, max(1, round(side / TILE_STEP))).astype(int)
+                for side in image.shape[:2]
+            )
+            for y, x in itertools.product(*starts):
+                tile = image[y : y + TILE, x : x + TILE]
+                cv2.imwrite(str(unfinished / f"{count:05d}.png"), tile)
+                count += 1
+        unfinished.rename(folder)
+    return sorted(folder.iterdir())
+
+
+def pretraining(data: Path, workdir: Path) -> str:
+    """Pretrained against scratch on images that neither saw, in patches of 16."""
+    scenes = sorted((data / "scenes").rglob("*.jpg"))
+    tiles = cut_tiles(data, workdir / "tiles")
+    link(workdir / "corpus", scenes + tiles * round(len(scenes) / len(tiles)))  # half and half
+    mae = mae_aid_tiny.get_config()
+    mae.total_steps = 1500
+    mae.model.patch_size = 16
+    mae.optimizer.base_lr = 0.006  # 1.5e-3 at batch 64
+    mae.data.source = str(workdir / "corpus")
+    mae.data.image_size = 128
+    mae.data.crop_scale = (0.4, 1.0)
+    mae.eval.every_steps = 0
+    minutes = run(mae, workdir / "mae16")["cpu_minutes"]
+
+    def adapt(config: Any) -> None:
+        half_resolution(config)
+        config.model.pretrained_image_size = 128
+        config.total_steps = 400
+        config.data.scale_range = (0.4, 0.6)
+
+    table = compare_starts(data, workdir, "vhr10_patches16", workdir / "mae16", adapt)
+    return f"{table} Pretraining: {minutes:.1f} CPU minutes."
+
+
+def small_patches(data: Path, workdir: Path) -> str:
+    """The same in patches of 8, at a quarter of the images' resolution."""
+    minutes = pretrain(data, workdir)
+
+    def adapt(config: Any) -> None:
+        config.total_steps = 800
+        config.data.image_size = 64
+        config.data.scale_range = (0.2, 0.3)  # a plane is some 22 pixels long
+        config.eval.scales = (0.25,)
+        config.eval.tile_overlap = 32
+
+    table = compare_starts(data, workdir, "vhr10", workdir / "mae", adapt)
+    return f"{table} Pretraining: {minutes:.1f} CPU minutes."
 
 
 def synthetic(data: Path, workdir: Path) -> str:
@@ -179,7 +260,9 @@ def synthetic(data: Path, workdir: Path) -> str:
     return "\n".join(lines)
 
 
-PARTS: dict[str, Part] = {part.__name__: part for part in (overfit, pretraining, synthetic)}
+PARTS: dict[str, Part] = {
+    part.__name__: part for part in (overfit, pretraining, small_patches, synthetic)
+}
 
 
 if __name__ == "__main__":

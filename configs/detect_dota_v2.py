@@ -20,6 +20,8 @@ PATCHES = 17_550  # with objects, of train and val [MTP]
 def get_config(size: str = "vit_b12x1") -> ConfigDict:
     """40 epochs, the rate a tenth after 24, 32 and 38 [MTP]."""
     config = detect_recipe.get_config(size)
+    # Of both splits, as published. Train alone, 1,830 of their 2,423 images, takes fewer a pass:
+    # these steps see it some 53 times.
     config.total_steps = 40 * (PATCHES // config.batch_size)
     config.optimizer.milestones = (24 / 40, 32 / 40, 38 / 40)
 

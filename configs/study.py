@@ -25,7 +25,10 @@ def get_config() -> ConfigDict:
 
     config.tasks = ConfigDict()
     config.tasks.dota_v2 = task(
-        "configs/detect_dota_v2.py:{size}", "eval/mAP50", "data.source=data/dota"
+        "configs/detect_dota_v2.py:{size}",
+        "eval/mAP50",
+        "data.source=data/dota",
+        "eval.source=raw/dota",  # whole images, as downloaded
     )
     config.tasks.dior_r = task(
         "configs/detect_dior_r.py:{size}", "eval/mAP50", "data.source=data/dior_r"

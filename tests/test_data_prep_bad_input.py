@@ -58,7 +58,7 @@ CASES = {
     "XML missing": ("dior_r", XML, os.unlink, "00002.xml: No such file"),
     "unknown class": (
         *("dota", LABEL, lambda p: edit(p, "small-vehicle", "tram")),
-        "unknown class 'tram', this version has",
+        "unknown class 'tram', expected one of",
     ),
     "zero area": (
         *("dota", LABEL, lambda p: p.write_text("5 5 5 5 5 5 5 5 ship 0\n" + p.read_text())),

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from data_prep.__main__ import main
 from data_prep.datasets.dota import PADDING
 from rsfm_jax.data.decode import decode_rgb
+from rsfm_jax.data.detection_images import open_labelled_images
 from rsfm_jax.data.formats import dior, dota, loveda, potsdam
 from rsfm_jax.data.formats.windows import resized_window
 from rsfm_jax.data.sources import open_source
@@ -91,6 +92,27 @@ def test_dota_patches_hold_the_objects_that_shapely_finds(tmp_path):
     )
     # The test labels are not public.
     assert {len(example["labels"]) for example in builder.as_data_source("test")} == {0}
+
+
+def test_own_classes_and_patches_without_objects(tmp_path):
+    raw = tmp_path / "raw"
+    for name, rows in (("wide", "10 10 60 10 60 40 10 40 pylon 0"), ("bare", "")):
+        for folder, ending in (("images", "png"), ("labelTxt", "txt")):
+            (raw / folder).mkdir(parents=True, exist_ok=True)
+            (raw / folder / f"{name}.{ending}").write_text(rows)
+        cv2.imwrite(str(raw / "images" / f"{name}.png"), np.full((64, 1500, 3), 90, np.uint8))
+    dropped = build("dota", raw, tmp_path / "drop", "--classes=windmill,pylon")
+    kept = build("dota", raw, tmp_path / "keep", "--classes=windmill,pylon", "--empty=keep")
+    (only,) = read(dropped, "train")
+    assert only["image_id"] == b"wide__1__0___0" and list(only["labels"]) == [1]
+    names = {f"{name}__1__{x}___0".encode() for name in ("wide", "bare") for x in (0, 476)}
+    assert {example["image_id"] for example in read(kept, "train")} == names
+    assert manifest(dropped)["splits"]["train"]["images"] == 2
+    assert open_source(str(dropped)).object_names == ("windmill", "pylon")
+    images = open_labelled_images(str(raw), "train", ("windmill", "pylon"))
+    assert [image.objects.labels.tolist() for image in images] == [[], [1]]
+    arguments = ["build", "dota", f"--source={raw}", f"--data_dir={tmp_path}", "--classes=a,a"]
+    assert main(arguments) == 2
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.5])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
+from jax._src.cudnn import fused_attention_stablehlo as fused
 from jax.extend.core import jaxprs_in_params
 
 from rsfm_jax.errors import UserError
@@ -220,6 +221,17 @@ class TestAttentionMemory:
         sizes = {variable.aval.size for variable in variables(jaxpr)}
         assert 256 * 4096 * SIZE.total_heads in sizes  # one block's scores
         assert max(sizes) < 4096 * 4096
+
+    @pytest.mark.parametrize(("capability", "width"), [((8, 0), 128), ((9, 0), 256)])
+    def test_cudnn_gets_no_wider_heads_than_the_card_takes(self, monkeypatch, capability, width):
+        def check(asked):
+            return capability >= tuple(map(int, asked.split(".")))
+
+        monkeypatch.setattr(fused, "check_compute_capability", check)
+        monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **_: v + 1)
+        for channels, taken in ((width, True), (width + 8, False)):
+            x = jnp.zeros((1, 4, 2, channels), jnp.bfloat16)
+            assert bool((attention(x, x, x[..., :8], "cudnn") == 1).all()) == taken
 
     def test_cudnn_gets_one_padded_width_and_no_bias(self, monkeypatch):
         seen = {}

@@ -19,6 +19,7 @@ from rsfm_jax.data.formats.windows import (
     scaled_shape,
     window_starts,
 )
+from rsfm_jax.errors import UserError
 
 PATCH = 1024  # pixels a side
 # Resize factors and the overlap of neighbouring patches (mmrotate split configs).
@@ -37,16 +38,32 @@ class Dota(Dataset):
         "single", "scale 1 with gap 200, or 0.5/1/1.5 with gap 500", choices=tuple(SCALES)
     )
     v1_source: str = option("", "folder of DOTA v1.0, whose images the v2.0 download leaves out")
+    classes: str = option("", "of your own data in this layout, such as windmill,pylon")
+    empty: str = option(
+        "drop", "patches without objects, of images with labels", choices=("drop", "keep")
+    )
 
     name = "dota"
     items_per_shard = 8
 
     @property
     def config(self) -> str:
-        return f"v{self.version}_{self.scales}"
+        return f"{'own' if self.classes else f'v{self.version}'}_{self.scales}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the version, or the own ones."""
+        if not self.classes:
+            return dota.CLASSES[self.version]
+        names = tuple(self.classes.split(","))
+        if len(set(names)) < len(names) or any(len(name.split()) != 1 for name in names):
+            raise UserError(f"--classes={self.classes}: give different words with commas between")
+        return names
 
     @property
     def published(self) -> dict[str, int]:
+        if self.classes:
+            return {}
         images = {"train images": 1411, "val images": 458, "test images": 937}  # v1.0 and v1.5
         if self.version != "2.0":
             return images
@@ -59,10 +76,10 @@ class Dota(Dataset):
         }
 
     def options(self) -> dict:
-        return {"version": self.version, "scales": self.scales}
+        return {key: getattr(self, key) for key in ("version", "scales", "classes", "empty")}
 
     def features(self) -> tfds.features.FeaturesDict:
-        return features.detection(dota.CLASSES[self.version])
+        return features.detection(self.class_names)
 
     def index(self, hashes: Callable[[list[str]], list[str]], bad: Report) -> Index:
         if self.path("images").is_dir():
@@ -74,14 +91,15 @@ class Dota(Dataset):
         return Index(splits)
 
     def convert(self, item: Item, bad: Report) -> Converted:
-        objects = Objects.stack([])
-        if len(item.files) > 1:
+        objects, labelled = Objects.stack([]), len(item.files) > 1
+        if labelled:
             labels = self.path(item.files[1])
             text = read_bytes(labels).decode("utf-8", "replace")
-            objects = dota.parse_labels(text, str(labels), dota.CLASSES[self.version], bad)
+            objects = dota.parse_labels(text, str(labels), self.class_names, bad)
         _, pixels = read_rgb(self.path(item.files[0]))
-        scales, gap = SCALES[self.scales]
-        return Converted(_patches(item.id, pixels, objects, scales, gap), len(objects.labels))
+        drop_empty = labelled and self.empty == "drop"
+        patches = _patches(item.id, pixels, objects, *SCALES[self.scales], drop_empty)
+        return Converted(patches, len(objects.labels))
 
     def _items(self, split: str, bad: Report) -> list[Item]:
         """Images of both downloads with their labels; only test images may go without."""
@@ -97,7 +115,12 @@ class Dota(Dataset):
 
 
 def _patches(
-    image_id: str, pixels: np.ndarray, objects: Objects, scales: tuple[float, ...], gap: int
+    image_id: str,
+    pixels: np.ndarray,
+    objects: Objects,
+    scales: tuple[float, ...],
+    gap: int,
+    drop_empty: bool,
 ) -> Iterator[dict]:
     """Detection examples of PATCH pixels a side, padded at the right and bottom of small images.
 
@@ -110,6 +133,8 @@ def _patches(
             for x in window_starts(width, PATCH, PATCH - gap):
                 share = area_inside(polygons, x, y, x + PATCH, y + PATCH)
                 kept = share >= KEPT_SHARE
+                if drop_empty and not kept.any():
+                    continue
                 window = resized_window(pixels, scale, x, y, PATCH, PADDING)
                 yield {
                     "image": encode_jpeg(window, QUALITY),

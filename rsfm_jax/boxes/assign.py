@@ -60,7 +60,9 @@ def assign(candidates, truths, rule, usable=True):
         chunk_truth = first + jnp.argmax(overlaps, axis=1).astype(jnp.int32)
         truth = jnp.where(chunk_best > best, chunk_truth, truth)
         if rule.low_quality is not None:
-            # One chunk sees all candidates, so the best overlap of its truths is known here.
+            # One chunk sees all candidates, so the best overlap of its truths is known here. It
+            # must be found again to the bit: the compiler may not compute the overlaps twice.
+            overlaps = lax.optimization_barrier(overlaps)
             reach = jnp.max(overlaps, axis=0, initial=0)
             claims = (overlaps == reach) & (reach >= rule.low_quality)
             claim = jnp.maximum(claim, jnp.max(jnp.where(claims, index, -1), axis=1))

@@ -3,6 +3,7 @@
 `open_labelled_images` takes DOTA and DIOR-R as downloaded, prepared sets and drawn scenes.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,6 +17,8 @@ from rsfm_jax.data.elements import read_example
 from rsfm_jax.data.formats import Objects, dior, dota
 from rsfm_jax.data.sources import Source, open_source
 from rsfm_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**30  # of an image: those of DOTA v2.0 reach 29,200 x 27,620
 
@@ -46,7 +49,8 @@ def open_labelled_images(source: str, split: str, classes: tuple[str, ...]) -> L
         or `synthetic[:N]`.
       split: its name. DOTA's test splits may be without labels.
       classes: the names that the objects' labels shall index, those of the source in its order.
-        DOTA's labels are taken of the version that has these classes.
+        DOTA's labels, which hold names, are taken of the version that has these classes; own
+        data in its layout may have any.
 
     Raises:
       UserError: nothing of that kind there, no such split, other classes, an image without its
@@ -59,7 +63,14 @@ def open_labelled_images(source: str, split: str, classes: tuple[str, ...]) -> L
         return _open_dota(folder, split, classes)
     found = open_source(source, split)
     check_classes(found.object_names, classes, source)
-    return _FromSource(found)
+    images = _FromSource(found)
+    if _is_patch(next(iter(images)).name):
+        log.warning(
+            "%s holds patches of images: their scores are not those of the images that they were "
+            "cut from; name the folder of the download for those",
+            source,
+        )
+    return images
 
 
 class _FromFiles:
@@ -100,6 +111,14 @@ class _FromSource:
             yield LabelledImage(name, example["image"], objects)
 
 
+def _is_patch(name: str) -> bool:
+    try:
+        dota.parse_patch_id(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _open_dior(folder: Path, split: str, classes: tuple[str, ...]) -> LabelledImages:
     check_classes(dior.CLASSES, classes, str(folder))
     listed = dior_list(folder, split)
@@ -115,9 +134,8 @@ def _open_dior(folder: Path, split: str, classes: tuple[str, ...]) -> LabelledIm
 
 
 def _open_dota(folder: Path, split: str, classes: tuple[str, ...]) -> LabelledImages:
-    versions = [version for version, names in dota.CLASSES.items() if names == classes]
-    version = versions[0] if versions else "2.0"
-    check_classes(dota.CLASSES[version], classes, str(folder))
+    versions = (version for version, names in dota.CLASSES.items() if set(names) == set(classes))
+    version = next(versions, "2.0")
     whole = (folder / "images").is_dir()
     splits = ["train"] if whole else [path.parent.name for path in folder.glob("*/images")]
     if split not in splits:
@@ -126,17 +144,17 @@ def _open_dota(folder: Path, split: str, classes: tuple[str, ...]) -> LabelledIm
     entries = _some(dota_entries([folder], part, version), folder / part / "images")
     if split.startswith("test") and not any(entry.labels for entry in entries):
         return _FromFiles(entries, [None] * len(entries))
-    return _FromFiles(entries, [_dota_objects(entry, version) for entry in entries])
+    return _FromFiles(entries, [_dota_objects(entry, version, classes) for entry in entries])
 
 
-def _dota_objects(entry: Entry, version: str) -> Objects:
+def _dota_objects(entry: Entry, version: str, classes: tuple[str, ...]) -> Objects:
     if entry.labels is None:
         raise UserError(
             f"{entry.image}: no label file {entry.name}.txt of v{version} in labelTxt-v{version} "
             "or labelTxt beside images"
         )
     text = _read(entry.labels).decode("utf-8", "replace")
-    return dota.parse_labels(text, str(entry.labels), dota.CLASSES[version])
+    return dota.parse_labels(text, str(entry.labels), classes)
 
 
 def _no_split(folder: Path, split: str, splits: list[str]) -> UserError:

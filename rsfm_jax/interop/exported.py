@@ -22,6 +22,7 @@ from rsfm_jax.interop.names import Layout, Tensors, check_names, from_foreign, t
 from rsfm_jax.interop.positions import TOLERANCE, position_table
 from rsfm_jax.models.sizes import ViTSize, vit_size
 from rsfm_jax.training.state import Variables
+from rsfm_jax.training.transfer import pretrained_image_size
 
 KEY = "rsfm_jax"  # of config.json, where the run's config and contract stand
 
@@ -155,5 +156,4 @@ def layout_of(config: dict[str, Any]) -> Layout:
 
 def pretrained_side(config: dict[str, Any]) -> int:
     """Patches a side of the grid that the position table belongs to."""
-    pixels = config["model"].get("pretrained_image_size", config["data"]["image_size"])
-    return pixels // config["model"]["patch_size"]
+    return pretrained_image_size(config) // config["model"]["patch_size"]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax._src.cudnn import fused_attention_stablehlo as fused
 
 from rsfm_jax.errors import UserError
 from rsfm_jax.models import short_attention
@@ -15,8 +16,6 @@ PLATFORMS: dict[str, tuple[str, ...]] = {
 }
 # Queries that XLA's attention scores at once: 0.27 GB a 1024 px image with 64 heads.
 QUERY_BLOCK = 256
-# cuDNN's widest head on Hopper.
-CUDNN_WIDTH = 256
 
 
 def resolve_implementation(name: str, platform: str) -> str:
@@ -80,8 +79,8 @@ _split_and_bias.defvjp(
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str) -> jax.Array:
     """Bidirectional attention; softmax in float32, no N x N array in memory for large N.
 
-    cuDNN's training kernel takes half precision, even lengths and limited widths only; other
-    shapes fall back to XLA.
+    cuDNN's training kernel takes half precision, even lengths and heads up to a width only;
+    other shapes fall back to XLA.
 
     Args:
       q: [B, N, H, F] queries.
@@ -96,9 +95,14 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, implementation: str) -> 
     fits_cudnn = (
         q.dtype in (jnp.bfloat16, jnp.float16)
         and q.shape[1] % 2 == 0
-        and q.shape[-1] <= CUDNN_WIDTH
+        and q.shape[-1] <= _cudnn_width()
     )
     return _cudnn(q, k, v) if implementation == "cudnn" and fits_cudnn else _xla(q, k, v)
+
+
+def _cudnn_width() -> int:
+    """cuDNN's widest head: 256 from Hopper on, 128 before, such as on an A100."""
+    return 256 if fused.check_compute_capability("9.0") else 128
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -29,6 +29,8 @@ from rsfm_jax.models.vit import (
 from rsfm_jax.models.windows import Grid, join_windows, split_windows
 from rsfm_jax.sharding.rules import constrain
 
+RELATIVE_POSITIONS = ("relative_rows", "relative_columns")  # weights that no plain ViT has
+
 
 @dataclasses.dataclass(frozen=True)
 class ViTDetConfig:
@@ -77,12 +79,12 @@ class SpatialAttention(ParallelAttention, kw_only=True):  # type: ignore[call-ar
         rows, columns = (
             declare(
                 self,
-                f"relative_{axis}",
+                name,
                 nn.initializers.zeros,
                 (2 * count - 1, self.size.num_branches, self.size.head_dim),
                 (None, None, "vector"),
             )
-            for axis, count in zip(("rows", "columns"), self.trained_window, strict=True)
+            for name, count in zip(RELATIVE_POSITIONS, self.trained_window, strict=True)
         )
         q, k = fold_relative_positions(qkv[:, :, 0], qkv[:, :, 1], rows, columns, self.window)
         mixed = attention(q, k, qkv[:, :, 2], self.attention)

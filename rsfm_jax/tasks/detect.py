@@ -21,6 +21,7 @@ from rsfm_jax.models.oriented_rcnn import OrientedRCNN
 from rsfm_jax.models.oriented_rpn import RPNConfig
 from rsfm_jax.models.pyramid import pyramid_strides
 from rsfm_jax.models.roi_head import Detections, RoIConfig
+from rsfm_jax.models.vitdet import RELATIVE_POSITIONS
 from rsfm_jax.sharding.rules import replicated
 from rsfm_jax.tasks import detect_evaluation, encoder
 from rsfm_jax.tasks.loading import load_batches
@@ -113,7 +114,7 @@ def detector(config: Any, platform: str) -> OrientedRCNN:
 class Detect:
     """The `Task` of rotated detection (see `rsfm_jax.training.state.Task`)."""
 
-    new_weights: tuple[str, ...] = ("relative_rows", "relative_columns")
+    new_weights: tuple[str, ...] = RELATIVE_POSITIONS
 
     def __init__(self, config: Any, mesh: Mesh):
         self.config, self.mesh = config, mesh

@@ -17,6 +17,7 @@ from rsfm_jax.models.flops import upernet_flops
 from rsfm_jax.models.resampling import resize_bilinear
 from rsfm_jax.models.segmentation_losses import segmentation_loss
 from rsfm_jax.models.upernet import UPerNet
+from rsfm_jax.models.vitdet import RELATIVE_POSITIONS
 from rsfm_jax.tasks import encoder
 from rsfm_jax.tasks.loading import load_batches
 from rsfm_jax.tasks.segment_evaluation import TileEvaluation, open_masked, protocol_of
@@ -73,7 +74,7 @@ class Segment:
       protocol: names and colours of the classes, and the mask values that do not count.
     """
 
-    new_weights: tuple[str, ...] = ("relative_rows", "relative_columns")
+    new_weights: tuple[str, ...] = RELATIVE_POSITIONS
 
     def __init__(self, config: Any, mesh: Mesh):
         check_values(config, RULES)

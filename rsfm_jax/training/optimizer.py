@@ -92,10 +92,17 @@ def layer_factors(boxed_params: Any, decay: float) -> Any:
 
     As BEiT and ViTDet count them: patch embedding and class token are layer 0, block i of the
     encoder is layer i + 1, everything else comes after the last block.
+
+    Raises:
+      UserError: a decay for weights that are in no layer of an encoder.
     """
     flat = flatten_dict(boxed_params, sep="/")
     layers = {name: _layer(name) for name in flat}
     last = max((layer for layer in layers.values() if layer is not None), default=0) + 1
+    if decay != 1 and last == 1:
+        raise UserError(
+            f"config.optimizer.layer_decay={decay}: no weight is named encoder/blocks/block0/..."
+        )
     factors = {
         name: 1.0 if layer is None else decay ** (last - layer) for name, layer in layers.items()
     }

@@ -82,10 +82,13 @@ def make_train_step(
     """The pure step; randomness is a function of (config.seed, state.step) alone."""
     schedule = learning_rate(config)
 
-    def average(old: Any, params: Any) -> Any:
+    def average(old: Any, params: Any, updates: jax.Array) -> Any:
         if old is None:
             return None
-        return optax.incremental_update(params, old, 1 - config.optimizer.average_decay)
+        # Ramped up as in TensorFlow's ExponentialMovingAverage: a short run would else be left
+        # with a part of the weights it started from.
+        decay = jnp.minimum(config.optimizer.average_decay, (1 + updates) / (10 + updates))
+        return optax.incremental_update(params, old, 1 - decay)
 
     def loss(variables: Variables, inputs: Batch, rng: jax.Array) -> Any:
         # Cut off here, frozen parts cost no backward pass.
@@ -115,12 +118,13 @@ def make_train_step(
         def if_finite(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
-        rate = schedule(state.step - state.skipped)  # a skipped step does not move the schedule
+        updates_before = state.step - state.skipped  # a skipped step does not move the schedule
+        rate = schedule(updates_before)
         state = TrainState(
             step=state.step + 1,
             params=if_finite(params, state.params),
             batch_stats=if_finite(batch_stats, state.batch_stats),
-            average=if_finite(average(state.average, params), state.average),
+            average=if_finite(average(state.average, params, updates_before), state.average),
             opt_state=if_finite(opt_state, state.opt_state),
             skipped=state.skipped + ~finite,
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),

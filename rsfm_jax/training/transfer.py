@@ -44,7 +44,7 @@ def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]
     """
     folder = find_checkpoint(Path(source))
     written = written_metadata(folder)
-    _refuse_other_encoder(written["config"]["model"], config["model"], source)
+    _refuse_other_encoder(written["config"], config, source)
     where = f"config.init_from={source}"
     same_task = written["config"]["task"] == config["task"]
     keys = (*CONTRACT_KEYS, "classes") if same_task else CONTRACT_KEYS
@@ -75,12 +75,20 @@ def _is_wanted(name: str, shape: tuple[int, ...], held: Shapes, task: Task) -> b
     return name.startswith("encoder/") and (not new or held.get(name) == shape)
 
 
-def _refuse_other_encoder(written: dict[str, Any], model: dict[str, Any], source: str) -> None:
-    for key in ("size", "patch_size"):
-        if written[key] != model[key]:
+def pretrained_image_size(config: dict[str, Any]) -> int:
+    """Side in pixels of the images whose position embedding a run's encoder has learnt."""
+    return config["model"].get("pretrained_image_size", config["data"]["image_size"])
+
+
+def _refuse_other_encoder(written: dict[str, Any], config: dict[str, Any], source: str) -> None:
+    theirs, ours = written["model"], config["model"]
+    if "pretrained_image_size" in ours:  # a dense backbone, which stretches those positions
+        theirs = theirs | {"pretrained_image_size": pretrained_image_size(written)}
+    for key in ("size", "patch_size", "pretrained_image_size"):
+        if key in ours and theirs[key] != ours[key]:
             raise UserError(
-                f"config.init_from={source} has config.model.{key}={written[key]!r}, this run "
-                f"{model[key]!r}"
+                f"config.init_from={source} has config.model.{key}={theirs[key]!r}, this run "
+                f"{ours[key]!r}"
             )
 
 

@@ -49,7 +49,7 @@ def _parse_line(line: str, classes: tuple[str, ...]) -> tuple[np.ndarray, int, i
     if polygon_area(corners) == 0:
         raise ValueError("polygon of zero area")
     if fields[8] not in classes:
-        raise ValueError(f"unknown class {fields[8]!r}, this version has: {' '.join(classes)}")
+        raise ValueError(f"unknown class {fields[8]!r}, expected one of: {' '.join(classes)}")
     difficult = fields[9] if len(fields) == 10 else "0"
     if not re.fullmatch("[0-9]", difficult):
         raise ValueError(f"the difficulty {difficult!r} is not a digit")
