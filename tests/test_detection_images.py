@@ -54,7 +54,7 @@ def test_an_empty_image_of_a_prepared_set_has_no_labels_of_integers(tmp_path):
     source = raw_copy("dota", tmp_path)
     for file in (source / "train/labelTxt-v2.0/OBB").iterdir():
         file.write_text("")
-    prepared = build("dota", source, tmp_path)
+    prepared = build("dota", source, tmp_path, "--empty=keep")
     images = list(open_labelled_images(str(prepared), "train", V2))
     assert images
     for image in images:
