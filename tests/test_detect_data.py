@@ -225,8 +225,11 @@ def test_images_of_any_size_and_any_number_of_objects():
     assert not nothing["valid"].any() and nothing["truncated"] == 0
 
     centres = seeded().uniform(10, 54, (5000, 2))
-    crowd = transform()(example(noise(SIZE, SIZE), [square(*c) for c in centres]), seeded())
+    squares = [square(*c) for c in centres]
+    crowd = transform()(example(noise(SIZE, SIZE), squares, np.arange(5000)), seeded())
     assert crowd["valid"].all() and crowd["truncated"] == 5000 - 8
+    np.testing.assert_allclose(crowd["boxes"][:, :2], centres[crowd["classes"]], atol=1e-3)
+    assert crowd["classes"].max() > 8  # any of them, not the first
 
     outside = [square(-50, 10), square(10, 500), np.full((4, 2), np.nan), [(5, 5)] * 4]
     assert not transform()(example(noise(SIZE, SIZE), outside), seeded())["valid"].any()

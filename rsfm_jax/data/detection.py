@@ -34,7 +34,7 @@ class DetectionTransform:
       near_objects: chance of a view around one of the objects; else anywhere in the image.
       kept_share: objects with less of their area in the view are left out (0.7 in DOTA's patches).
       keep_difficult: whether objects marked difficult train like others, as in mmrotate.
-      room: objects that a view can hold; of more the first stay, the others are counted.
+      room: objects that a view can hold; of more any stay, the others are counted.
       fill: RGB where the view has no image.
     """
 
@@ -69,7 +69,10 @@ class DetectionTransform:
         view = _view(image, centre, angle, self.size, self.fill)
         polygons = _turned(polygons - centre, angle) + self.size / 2
 
-        seen = area_inside(polygons, 0, 0, self.size, self.size) >= self.kept_share
+        share = area_inside(polygons, 0, 0, self.size, self.size)
+        seen = np.flatnonzero(share >= self.kept_share)
+        if len(seen) > self.room:
+            seen = rng.permutation(seen)
         boxes = min_area_rectangle(polygons[seen])
         return {"image": view, **pad_truths(boxes, labels[seen], self.room)._asdict()}
 

@@ -138,7 +138,8 @@ def anchor_targets(
 def rpn_losses(scores: AnchorScores, targets: AnchorTargets) -> tuple[jax.Array, jax.Array]:
     """Objectness and offset loss of a batch, both over the number of its sampled anchors.
 
-    As in mmrotate an image counts at least one positive and one negative.
+    As in mmrotate an image counts at least one positive and one negative. Of a batch computed in
+    parts (`config.accumulate_steps`) it is the number of each part, as it is of each GPU there.
     """
     logits = jnp.take_along_axis(scores.logits, targets.index, axis=1)  # [B, S]
     offsets = jnp.take_along_axis(scores.offsets, targets.index[..., None], axis=1)
