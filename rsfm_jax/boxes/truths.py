@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rsfm_jax.boxes.geometry import is_valid
+from rsfm_jax.boxes.geometry import canonical, is_valid
 
 MIN_SIDE = 2.0  # pixels; mmrotate leaves out smaller labels (`poly2obb_np_le90`)
 
@@ -25,7 +25,7 @@ def pad_truths(boxes: np.ndarray, classes: np.ndarray, room: int) -> Truths:
     Objects with a side below 2 pixels or an invalid box are left out. Of the others the first
     `room` stay, and the rest are counted.
     """
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 5)
+    boxes = canonical(np.asarray(boxes, np.float32).reshape(-1, 5))  # also after rounding
     usable = is_valid(boxes) & (boxes[:, 2:4].min(axis=1, initial=np.inf) >= MIN_SIDE)
     boxes, classes = boxes[usable], np.asarray(classes, np.int32)[usable]
     kept = min(len(boxes), room)
