@@ -42,6 +42,8 @@ def run(arguments: Sequence[str]) -> None:
     if isinstance(model, network.Detector):
         _check_ending(output, "detections", (*prediction.VECTOR_ENDINGS, ".zip"))
         score = options.score
+        if score is not None and not 0 <= score <= 1:
+            raise UserError(f"--score={score}: must be from 0 to 1")
         if score is None:
             score = DOTA_SCORE if output.suffix == ".zip" else MAP_SCORE
         prediction.predict_objects(files, reading, model, score, output)

@@ -325,6 +325,8 @@ def test_the_moving_average_is_what_is_evaluated_resumed_and_passed_on(tmp_path)
     loop.evaluate(task, config, make_mesh(config), tmp_path / "first")
     lines = (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()
     assert lines[-1] == lines[-2]
+    with pytest.raises(UserError, match="holds an average .* config.optimizer.average_decay above"):
+        run(tmp_path / "first", toy_config(total_steps=config.total_steps + 1))
     run(tmp_path / "second", toy_config(init_from=str(tmp_path / "first")))
     first, second = metrics_by_step(tmp_path / "first"), metrics_by_step(tmp_path / "second")
     assert second[0]["eval/norm"] == first[20]["eval/norm"]

@@ -164,6 +164,9 @@ def _no_split(folder: Path, split: str, splits: list[str]) -> UserError:
 def _some(entries: list[Entry], where: Path) -> list[Entry]:
     if not entries:
         raise UserError(f"{where}: no images")
+    for entry in entries:
+        if len(entry.name.split()) != 1:
+            raise UserError(f"{entry.image}: its name must be one word to stand in a submission")
     return entries
 
 

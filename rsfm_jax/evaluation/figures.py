@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from rsfm_jax.files import write_atomically
 
@@ -67,6 +68,8 @@ def probe_history(metrics_file: Path) -> list[dict[str, float]]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG."""
+    """Writes a figure as PNG; a dollar in a name is no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     canvas = FigureCanvasAgg(figure)
     write_atomically(path, lambda temporary: canvas.print_png(str(temporary)))

@@ -116,10 +116,18 @@ class Checkpoints:
         step = self.latest_step()
         folder = self._folder / str(step)
         refuse_other_run(folder, metadata)
-        if "training" not in ocp.checkpointables_metadata(folder).metadata:
+        items = ocp.checkpointables_metadata(folder).metadata
+        if "training" not in items:
             raise UserError(
                 f"{folder} holds weights alone: start from it with config.init_from, in another "
                 "--workdir"
+            )
+        kept, wanted = "average" in items, abstract_state.average is not None
+        if kept != wanted:
+            raise UserError(
+                f"{folder} holds {'an' if kept else 'no'} average of the weights: set "
+                f"config.optimizer.average_decay {'above' if kept else 'to'} 0, or start from it "
+                "with config.init_from in another --workdir"
             )
         parts = self._checkpointer.load_checkpointables(step, _split(abstract_state))
         rest = parts.pop("training")

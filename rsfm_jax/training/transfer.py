@@ -133,4 +133,6 @@ def _part(name: str) -> str:
         return top
     if rest[0] != "blocks":
         return f"encoder/{rest[0]}"
+    if rest[1] == "norm":
+        return "encoder/blocks/norm"
     return f"encoder/blocks/*/{rest[-1]}" if rest[-1].startswith("relative") else "encoder/blocks"
