@@ -113,6 +113,7 @@ BAD = {
     "bands of words": (["--bands=red"], "'red': give band numbers"),
     "stretch the wrong way": (["--stretch=9,3"], "LOW < HIGH"),
     "16 bit without stretch": (["--input={deep}"], "--stretch=LOW,HIGH"),
+    "a score that is none": (["--score=nan"], "must be from 0 to 1"),
     "an argument that is none": (["--tiles=3"], "--tiles=3"),
     "several CRSs": (["--input={mixed}"], "write .geojson"),
     "an empty folder": (["--input={out}"], "no images"),
