@@ -75,6 +75,13 @@ def half_resolution(config: Any) -> None:
     config.eval.tile_overlap = 96
 
 
+def coarse_patches(mae: Any) -> None:
+    """Pretraining for the above: patches of 16 in views of 128 px."""
+    mae.model.patch_size = 16
+    mae.data.image_size = 128
+    mae.optimizer.base_lr = 0.006  # 1.5e-3 at batch 64
+
+
 def overfit(data: Path, workdir: Path) -> str:
     """AP50 on the very images that were trained on."""
     lines = [
@@ -182,11 +189,9 @@ def pretraining(data: Path, workdir: Path) -> str:
     tiles = cut_tiles(data, workdir / "tiles")
     link(workdir / "corpus", scenes + tiles * round(len(scenes) / len(tiles)))  # half and half
     mae = mae_aid_tiny.get_config()
+    coarse_patches(mae)
     mae.total_steps = 1500
-    mae.model.patch_size = 16
-    mae.optimizer.base_lr = 0.006  # 1.5e-3 at batch 64
     mae.data.source = str(workdir / "corpus")
-    mae.data.image_size = 128
     mae.data.crop_scale = (0.4, 1.0)
     mae.eval.every_steps = 0
     minutes = run(mae, workdir / "mae16")["cpu_minutes"]
@@ -223,10 +228,8 @@ def synthetic(data: Path, workdir: Path) -> str:
     if not folder.exists():
         command("data_prep", "build", "synthetic", f"--data_dir={folder.parent}", *options)
     mae = quickstart.get_config()
-    mae.model.patch_size = 16
-    mae.data.image_size = 128
+    coarse_patches(mae)
     mae.data.crop_scale = (0.04, 0.25)
-    mae.optimizer.base_lr = 0.006  # 1.5e-3 at batch 64
     mae.eval.every_steps = mae.total_steps
     minutes = run(mae, workdir / "drawn_mae")["cpu_minutes"]
     config = tiny_config(folder, dota.CLASSES["2.0"], folder, "val")
@@ -234,18 +237,16 @@ def synthetic(data: Path, workdir: Path) -> str:
     config.total_steps = 5700
     config.checkpoint.every_steps = 500
     config.optimizer.warmup_steps = 100
-    config.model.patch_size = 16
+    half_resolution(config)
     config.model.pretrained_image_size = 128
     config.model.anchor_scale = 4.0
     config.model.roi_samples = 128
     config.model.proposals_per_level = 300
     config.model.proposals = 400
     config.model.max_detections = 300
-    config.data.image_size = 256
     config.data.scale_range = (0.4, 1.2)
     config.data.max_objects = 256
     config.eval.scales = (0.5, 1.0)  # a running track fits a view, and a car is 18 pixels long
-    config.eval.tile_overlap = 96
     config.eval.protocol = "dota_v2"
     scores = run(config, workdir / "synthetic")
     found = {key.split("/")[-1]: value for key, value in scores.items() if "/AP50/" in key}

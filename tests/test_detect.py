@@ -91,7 +91,7 @@ def test_a_run_starts_from_an_mae_and_says_what_it_took(finished):
     assert left.startswith("not used") and "decoder" in left and "encoder/cls_token" in left
     steps = records(workdir)
     assert steps[1].keys() >= LOSSES and steps[4]["loss"] < steps[1]["loss"]
-    assert "eval/mAP50" in steps[4]
+    assert 0 <= steps[4]["eval/mAP50"] <= 1
 
 
 def test_a_resumed_run_is_the_uninterrupted_run(finished, tmp_path):

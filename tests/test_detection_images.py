@@ -165,6 +165,11 @@ def test_real_dota(real_data, folder, images, objects):
     opened = list(open_labelled_images(str(real_data / folder), "train", V1))
     assert len(opened) == images
     assert sum(len(image.objects.labels) for image in opened) == objects
+    # Labels are names in the files: another order of classes numbers the same objects otherwise.
+    for image, other in zip(
+        opened, open_labelled_images(str(real_data / folder), "train", V1[::-1]), strict=True
+    ):
+        assert np.array_equal(other.objects.labels, len(V1) - 1 - image.objects.labels)
 
 
 def test_real_dior(real_data):

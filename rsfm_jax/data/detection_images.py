@@ -54,7 +54,8 @@ def open_labelled_images(source: str, split: str, classes: tuple[str, ...]) -> L
 
     Raises:
       UserError: nothing of that kind there, no such split, other classes, an image without its
-        label file, or labels that are not in order, by file and line.
+        label file or with a name of several words, or labels that are not in order, by file and
+        line.
     """
     folder = Path(source).expanduser()
     if (folder / "ImageSets" / "Main").is_dir():
