@@ -61,6 +61,7 @@ def finish(
         numbered = template.replace(split=split)
         lengths, totals = _number_shards(work, split, split_units, numbered, bad)
         if not lengths:
+            bad.append(f"split {split}: no example in its {totals['images']:,} images")
             continue
         described.append(
             tfds.core.SplitInfo(

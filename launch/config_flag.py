@@ -17,7 +17,7 @@ def read_config(arguments: list[str]) -> Any:
         rest = flags.FLAGS(arguments)
         config = CONFIG.value
     except (flags.Error, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(_one_line(str(error))) from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}; overrides look like --config.seed=1")
     if config is None:
@@ -25,6 +25,12 @@ def read_config(arguments: list[str]) -> Any:
     if not config_file().is_file():
         raise UserError(f"--config={config_file()}: no such file")
     return config
+
+
+def _one_line(text: str) -> str:
+    """Without the traceback that ml_collections quotes for a failing config, but for its end."""
+    before, _, traceback = text.partition("Traceback (most recent call last):")
+    return " ".join([*before.split(), *traceback.strip().rpartition("\n")[2].split()])
 
 
 def config_file() -> Path:

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,10 @@ CASES = {
     "zero area": (
         *("dota", LABEL, lambda p: p.write_text("5 5 5 5 5 5 5 5 ship 0\n" + p.read_text())),
         "P0003.txt:1: polygon of zero area",
+    ),
+    "two images of one name": (
+        *("dota", "train/images/P0003.png", lambda p: shutil.copy(p, p.with_suffix(".tif"))),
+        "P0003.tif: differs from P0003.png in its ending alone",
     ),
     "label missing": ("dota", LABEL, os.unlink, "P0003.png: no label file P0003.txt"),
     "mask of another size": (

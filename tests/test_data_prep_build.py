@@ -94,13 +94,25 @@ def test_dota_patches_hold_the_objects_that_shapely_finds(tmp_path):
     assert {len(example["labels"]) for example in builder.as_data_source("test")} == {0}
 
 
+def write_dota(folder, labels):
+    for part in ("images", "labelTxt"):
+        (folder / part).mkdir(parents=True)
+    for name, rows in labels.items():
+        (folder / "labelTxt" / f"{name}.txt").write_text(rows)
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), np.full((64, 1500, 3), 90, np.uint8))
+
+
+def test_a_split_without_any_object_is_named(tmp_path):
+    write_dota(tmp_path / "raw/train", {"a": "10 10 60 10 60 40 10 40 plane 0"})
+    write_dota(tmp_path / "raw/val", {"b": "", "c": ""})
+    folder = build("dota", tmp_path / "raw", tmp_path)
+    assert list(manifest(folder)["splits"]) == ["train"]
+    assert manifest(folder)["bad"] == ["split val: no example in its 2 images"]
+
+
 def test_own_classes_and_patches_without_objects(tmp_path):
     raw = tmp_path / "raw"
-    for name, rows in (("wide", "10 10 60 10 60 40 10 40 pylon 0"), ("bare", "")):
-        for folder, ending in (("images", "png"), ("labelTxt", "txt")):
-            (raw / folder).mkdir(parents=True, exist_ok=True)
-            (raw / folder / f"{name}.{ending}").write_text(rows)
-        cv2.imwrite(str(raw / "images" / f"{name}.png"), np.full((64, 1500, 3), 90, np.uint8))
+    write_dota(raw, {"wide": "10 10 60 10 60 40 10 40 pylon 0", "bare": ""})
     dropped = build("dota", raw, tmp_path / "drop", "--classes=windmill,pylon")
     kept = build("dota", raw, tmp_path / "keep", "--classes=windmill,pylon", "--empty=keep")
     (only,) = read(dropped, "train")

@@ -121,6 +121,10 @@ BAD = {
         lambda p: replace(p, "left_top>", "left_top>x"),
         "object 1: rob",
     ),
+    "image name": (
+        *("dota", "val/images/P0005.png", lambda p: os.link(p, p.with_suffix(".bmp"))),
+        "P0005.png: differs from P0005.bmp in its ending alone",
+    ),
     "empty list": ("dior_r", "ImageSets/Main/test.txt", lambda p: p.write_text(""), "no images"),
 }
 

@@ -180,6 +180,7 @@ BAD_INPUT = {
     "unknown key": (["--config.modle.size=vit_b12x1"], "modle"),
     "wrong type": (["--config.seed=soon"], "config.seed"),
     "no such config": (["--config=configs/nothing.py"], "configs/nothing.py"),
+    "no such variant": (["--config=configs/quickstart.py:large"], "get_config() takes 0"),
     "stray word": (["batch_size=8"], "batch_size=8"),
     "image size": (["--config.data.image_size=30"], "config.data.image_size=30"),
     "unlabelled probe": (["--config.eval.probe_source={flat}"], "config.eval.probe_source"),

@@ -233,7 +233,7 @@ def test_init_from_refuses_other_shapes_and_empty_folders(tmp_path):
     fresh = unbox(task.init(jax.random.key(0)))["params"]
     with pytest.raises(UserError, match=r"weight b is \(8,\) there, \(3,\)"):
         load_initial(str(tmp_path), fresh | {"b": jnp.zeros(3)}, task, resolved)
-    with pytest.raises(UserError, match="no checkpoint there"):
+    with pytest.raises(UserError, match=r"^config.init_from: .*: no checkpoint there"):
         load_initial(str(tmp_path / "nothing"), fresh, task, resolved)
     resolved["model"]["size"] = "vit_b12x1"
     with pytest.raises(UserError, match=r"size='vit_micro2x4', this run 'vit_b12x1'"):

@@ -18,6 +18,7 @@ from rsfm_jax.evaluation.tiled_detection import Tiling, detect
 from rsfm_jax.evaluation.whole_images import Settings, evaluate_whole_images
 from tests.known_detector import find_objects, known_detector, number_pixels, plain
 
+OF_LABELS = {"per_class.md", "figures/precision_recall.png", "figures/confusion.png"}
 CLASSES = ("round", "long", "none")
 FILL = (124, 116, 104)
 
@@ -193,6 +194,9 @@ def test_nothing_detected(tmp_path):
 
 
 def test_without_labels_there_is_a_submission(tmp_path):
+    (tmp_path / "figures").mkdir()
+    for name in OF_LABELS:
+        (tmp_path / name).write_text("of an earlier evaluation")
     images = number_pixels([plain(100, 90, "P0006"), plain(50, 50, "P0007")])
     predict = known_detector(random_find(10, 1.0))
     assert evaluate_whole_images(images, predict, CLASSES, settings(64, 16), tmp_path) == {}
@@ -206,8 +210,7 @@ def test_without_labels_there_is_a_submission(tmp_path):
 def written(folder, labelled):
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     always = {"submission.zip", "figures/detections.png"}
-    scores = {"per_class.md", "figures/precision_recall.png", "figures/confusion.png"}
-    assert files == (always | scores if labelled else always)
+    assert files == (always | OF_LABELS if labelled else always)
 
 
 def test_table(tmp_path):

@@ -105,7 +105,7 @@ class Dota(Dataset):
         """Images of both downloads with their labels; only test images may go without."""
         roots = [Path(root) for root in (self.source, self.v1_source) if root]
         items = []
-        for name, *files in dota_entries(roots, split, self.version):
+        for name, *files in dota_entries(roots, split, self.version, bad):
             if files[1] is None and split != "test":
                 bad(f"{files[0]}: no label file {name}.txt for v{self.version}")
             else:

@@ -166,8 +166,7 @@ def _some(entries: list[Entry], where: Path) -> list[Entry]:
     if not entries:
         raise UserError(f"{where}: no images")
     for entry in entries:
-        if len(entry.name.split()) != 1:
-            raise UserError(f"{entry.image}: its name must be one word to stand in a submission")
+        dota.check_image_name(entry.name, str(entry.image))
     return entries
 
 

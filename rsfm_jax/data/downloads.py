@@ -19,7 +19,9 @@ class Entry(NamedTuple):
     labels: Path | None
 
 
-def dota_entries(roots: Sequence[Path], split: str, version: str) -> list[Entry]:
+def dota_entries(
+    roots: Sequence[Path], split: str, version: str, bad: Report = stop
+) -> list[Entry]:
     """Images of one split by name, with the labels of one version; none where nothing lies.
 
     Args:
@@ -27,13 +29,15 @@ def dota_entries(roots: Sequence[Path], split: str, version: str) -> list[Entry]
         image or label in both is taken from the first.
       split: train, val or test; "" for a folder that holds images/ itself.
       version: a key of `formats.dota.CLASSES`.
+      bad: told of an image that differs from another in its ending alone, as labels go by the
+        rest; the first of the two stays.
     """
     images: dict[str, Path] = {}
     for root in roots:
-        images = {file.stem: file for file in _files(root / split / "images")} | images
+        images = _by_stem(_files(root / split / "images"), bad) | images
     labels: dict[str, Path] = {}
     for folder in _dota_label_folders(roots, split, version):
-        labels = {file.stem: file for file in _files(folder, (".txt",))} | labels
+        labels = _by_stem(_files(folder, (".txt",)), bad) | labels
     return [Entry(name, images[name], labels.get(name)) for name in sorted(images)]
 
 
@@ -65,6 +69,15 @@ def dior_entries(root: Path, split: str, bad: Report = stop) -> list[Entry]:
         else:
             bad(f"{listed}:{number}: no image {name}.jpg in {', '.join(DIOR_IMAGES)}")
     return entries
+
+
+def _by_stem(files: list[Path], bad: Report) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for file in files:
+        first = named.setdefault(file.stem, file)
+        if first != file:
+            bad(f"{file}: differs from {first.name} in its ending alone; keep one of them")
+    return named
 
 
 def _files(folder: Path, endings: tuple[str, ...] = IMAGE_ENDINGS) -> list[Path]:

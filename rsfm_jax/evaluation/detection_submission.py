@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rsfm_jax.data.formats.dota import check_image_name
 from rsfm_jax.errors import UserError
 from rsfm_jax.evaluation.detection_match import Detections
 from rsfm_jax.files import write_zip
@@ -39,8 +40,7 @@ def write_submission(path, detections, classes):
 
 def _check(detections, classes):
     for name in np.unique(detections.image):
-        if len(str(name).split()) != 1 or str(name) != str(name).strip():
-            raise UserError(f"image name {str(name)!r} must be one word to stand in a submission")
+        check_image_name(str(name), repr(str(name)))
     numbers = np.isfinite(detections.polygons).all() and np.isfinite(detections.scores).all()
     if not numbers:
         raise UserError("a submission needs finite scores and corners; drop NaN and infinite ones")

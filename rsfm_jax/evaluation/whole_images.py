@@ -1,6 +1,7 @@
 """Evaluation of a rotated detector on whole images: metrics, a table, pictures, a submission."""
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from rsfm_jax.evaluation.detection_submission import write_submission
 from rsfm_jax.evaluation.detection_table import write_table
 from rsfm_jax.evaluation.tiled_detection import Predict, Tiling, detect
 
+log = logging.getLogger(__name__)
+
 PROTOCOLS = {
     "dota_v1": dota_map.DOTA_V1,
     "dota_v1_5": dota_map.DOTA_V1_5,
@@ -27,6 +30,8 @@ PROTOCOLS = {
     "dior_r": dota_map.DIOR_R,
 }
 PICTURES = 4  # images in detections.png, the first ones
+# What needs labels: the table and two figures.
+TABLE, CURVES, CONFUSION = "per_class.md", "precision_recall.png", "confusion.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +59,9 @@ def evaluate_whole_images(
     """Detects in every image, scores the detections and shows them.
 
     Writes `submission.zip` (DOTA Task 1, any images) and `figures/detections.png`; with labels also
-    `per_class.md`, `figures/precision_recall.png` and `figures/confusion.png`. With several
-    processes all of them have to call it; the first one writes.
+    `per_class.md`, `figures/precision_recall.png` and `figures/confusion.png`; without labels an
+    earlier evaluation's are removed. With several processes all of them have to call it; the first
+    one writes.
 
     Args:
       images: with labels all or none; see `data.detection_images`.
@@ -94,10 +100,15 @@ def evaluate_whole_images(
         draw_detections(figures / "detections.png", pictures, classes, settings.min_score)
         if evaluation:
             note = f"{len(names)} images, protocol {settings.protocol}"
-            write_table(folder / "per_class.md", evaluation, note)
-            draw_precision_recall(figures / "precision_recall.png", evaluation)
+            write_table(folder / TABLE, evaluation, note)
+            draw_precision_recall(figures / CURVES, evaluation)
             matrix = confusion_matrix(detections, truths, len(classes), settings.min_score)
-            draw_confusion(figures / "confusion.png", matrix, classes)
+            draw_confusion(figures / CONFUSION, matrix, classes)
+        else:
+            for file in (folder / TABLE, figures / CURVES, figures / CONFUSION):
+                file.unlink(missing_ok=True)
+            count = len(detections.scores)
+            log.info("%d detections in %d images without labels", count, len(names))
     return evaluation.metrics() if evaluation else {}
 
 

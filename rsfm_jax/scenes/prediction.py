@@ -8,6 +8,7 @@ from pathlib import Path
 import rasterio
 from tqdm.auto import tqdm
 
+from rsfm_jax.data.formats.dota import check_image_name
 from rsfm_jax.data.sources import IMAGE_ENDINGS, image_files
 from rsfm_jax.errors import UserError
 from rsfm_jax.evaluation.detection_merging import Found
@@ -71,7 +72,8 @@ def predict_objects(
                 write_features(output, _counted(bands), detector.classes, crs)
             else:
                 refuse_equal_stems(files)
-                refuse_white_space(files)
+                for name in files:
+                    check_image_name(Path(name).stem, name)
                 write_dota(output, _counted(bands), detector.classes)
 
 
@@ -105,13 +107,6 @@ def refuse_equal_stems(files: Files) -> None:
     for stem, count in collections.Counter(Path(name).stem for name in files).items():
         if count > 1:
             raise UserError(f"{count} images are named {stem}: in a zip they cannot be told apart")
-
-
-def refuse_white_space(files: Files) -> None:
-    """Raises `UserError` for an image name that cannot stand in a DOTA submission."""
-    for name in files:
-        if len(Path(name).stem.split()) != 1:
-            raise UserError(f"image name {name!r} must be one word to stand in a submission")
 
 
 def _opened(files: Files, reading: Reading) -> Iterator[Scene]:

@@ -42,7 +42,10 @@ def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]
       UserError: no checkpoint there, weights that are missing or of another shape, images that
         were made ready in another way, or a run of the same task with other classes.
     """
-    folder = find_checkpoint(Path(source))
+    try:
+        folder = find_checkpoint(Path(source))
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from error
     written = written_metadata(folder)
     _refuse_other_encoder(written["config"], config, source)
     where = f"config.init_from={source}"

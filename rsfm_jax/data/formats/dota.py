@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from rsfm_jax.data.formats import FARTHEST, Objects, Report, polygon_area, stop
+from rsfm_jax.errors import UserError
 
 # In the published order of v2.0 (as MTP and mmrotate number them); older versions have fewer.
 _CLASSES = (
@@ -54,6 +55,12 @@ def _parse_line(line: str, classes: tuple[str, ...]) -> tuple[np.ndarray, int, i
     if not re.fullmatch("[0-9]", difficult):
         raise ValueError(f"the difficulty {difficult!r} is not a digit")
     return corners, classes.index(fields[8]), int(difficult)
+
+
+def check_image_name(name: str, where: str) -> None:
+    """Raises `UserError` for a name, found at `where`, that the lines of results cannot hold."""
+    if name.split() != [name]:
+        raise UserError(f"{where}: an image's name must be one word to stand in a submission")
 
 
 def patch_id(image_id: str, scale: float, x: int, y: int) -> str:
