@@ -125,10 +125,11 @@ def test_tfds_slices_and_mistakes(tfds_folder, tmp_path):
     with pytest.raises(UserError, match="cannot be opened, prepare it again"):
         open_source(str(tmp_path))
     for version in ("1.0.0", "1.0.1"):
-        (tmp_path / "two" / version).mkdir(parents=True)
-        (tmp_path / "two" / version / "dataset_info.json").write_text("{}")
-    with pytest.raises(UserError, match=r"several prepared data sets, name one of: .*1\.0\.1"):
-        open_source(str(tmp_path / "two"))
+        (tmp_path / "two/dota/multi" / version).mkdir(parents=True)
+        (tmp_path / "two/dota/multi" / version / "dataset_info.json").write_text("{}")
+    for folder in ("two", "two/dota", "two/dota/multi"):
+        with pytest.raises(UserError, match=r"several prepared data sets, name one of: .*1\.0\.1"):
+            open_source(str(tmp_path / folder))
 
 
 def test_damaged_record_files_are_bad_examples(tfds_folder, tmp_path):

@@ -62,7 +62,7 @@ def open_source(source: str, split: str = "train") -> Source:
     Args:
       source: `synthetic` or `synthetic:N` for N drawn scenes (10,000 unless told),
         `synthetic:N:KIND` for N of one of SCENE_KINDS, a TFDS directory in array_record format
-        (NAME/VERSION or a folder above it), or a folder of images, see `FolderSource`.
+        (NAME[/CONFIG]/VERSION or a folder above it), or a folder of images, see `FolderSource`.
       split: for TFDS any split of the data set, with slices such as `train[:90%]`; for the
         others one of the names that the source has.
 
@@ -288,10 +288,9 @@ def _scene_kinds(source: str) -> np.ndarray:
 
 
 def _tfds_directories(folder: Path) -> list[Path]:
-    """Prepared data sets at NAME/VERSION when given it, NAME, or the folder above NAME."""
-    infos = (
-        path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}dataset_info.json")
-    )
+    """Prepared data sets at NAME[/CONFIG]/VERSION when given any folder from it to above NAME."""
+    depths = ("", "*/", "*/*/", "*/*/*/")
+    infos = (path for depth in depths for path in folder.glob(f"{depth}dataset_info.json"))
     return sorted(info.parent for info in infos)
 
 

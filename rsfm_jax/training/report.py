@@ -50,8 +50,9 @@ class Reporter:
         metrics = {key: float(value) for key, value in metrics.items()}
         finite = {key: x if math.isfinite(x) else None for key, x in metrics.items()}
         self._lines.write(json.dumps({"step": step, **finite}) + "\n")  # JSON has no NaN
-        for key, value in metrics.items():
-            self._board.add_scalar(key.replace(":", "-"), value, step)  # it takes no colons
+        for key, value in finite.items():
+            if value is not None:  # it warns of them, and shows a gap anyway
+                self._board.add_scalar(key.replace(":", "-"), value, step)  # it takes no colons
         text = summary(metrics)
         if self._bar.disable:
             log.info("step %d/%d  %s", step, self._bar.total, text)
