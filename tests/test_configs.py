@@ -1,11 +1,13 @@
-"""The paper's four configs give their full-size train step, without allocating it."""
+"""Configs and the networks they give, without allocating them."""
 
 from importlib import import_module
 
 import jax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from rsfm_jax.sharding.mesh import make_mesh
+from rsfm_jax.sharding.rules import unbox
 from rsfm_jax.tasks import make_task
 from rsfm_jax.training.program import build_program
 
@@ -34,3 +36,19 @@ def test_the_full_size_step_traces(name, encoder):
     assert metrics["loss"].shape == ()
     images = lowered.in_avals[0][1]["image"]
     assert images.shape == (2048, 224, 224, 3) and images.dtype == "uint8"
+
+
+@pytest.mark.parametrize("name", ["detect_tiny", "segment_tiny", "classify_tiny"])
+def test_a_task_names_the_layers_that_depend_on_its_classes(name):
+    def shapes(classes):
+        config = import_module(f"configs.{name}").get_config()
+        config.data.classes = classes
+        if name == "segment_tiny":
+            config.data.colours = ()
+        task = make_task(config, make_mesh(config))
+        params = unbox(jax.eval_shape(task.init, jax.random.key(0)))["params"]
+        return task, {key: leaf.shape for key, leaf in flatten_dict(params, sep="/").items()}
+
+    (task, two), (_, three) = shapes(("a", "b")), shapes(("a", "b", "c"))
+    changed = {key for key in two if two[key] != three[key]}
+    assert changed == {key for key in two if key.startswith(task.class_layers)} != set()

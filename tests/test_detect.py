@@ -20,9 +20,10 @@ from rsfm_jax.sharding.mesh import make_mesh
 from rsfm_jax.sharding.rules import is_boxed, is_matrix, unbox
 from rsfm_jax.tasks import make_task
 from rsfm_jax.training import loop
-from rsfm_jax.training.checkpoints import save_weights
+from rsfm_jax.training.checkpoints import find_checkpoint, read_weights, save_weights
 from rsfm_jax.training.optimizer import layer_factors
 from rsfm_jax.training.program import build_program
+from rsfm_jax.training.transfer import load_initial
 from tests import tiny, tiny_detect
 from tests.conftest import run_python
 
@@ -209,7 +210,7 @@ def test_data_without_these_classes_is_refused(tmp_path):
         task_of(config).batches(np.arange(8), 0)
 
 
-def test_weights_of_another_encoder_or_of_other_classes_are_refused(pretrained, finished, tmp_path):
+def test_weights_of_another_encoder_are_refused(pretrained, tmp_path):
     config = tiny_detect.get_config()
     config.init_from = str(pretrained)
     config.model.size = "vit_nano4x2"
@@ -220,8 +221,20 @@ def test_weights_of_another_encoder_or_of_other_classes_are_refused(pretrained, 
     config.model.pretrained_image_size = 64
     with pytest.raises(UserError, match="pretrained_image_size=32, this run 64"):
         train(config, tmp_path)
+
+
+@pytest.mark.parametrize("classes", [("windmill", "pylon"), tuple(reversed(dota.CLASSES["2.0"]))])
+def test_a_detector_of_other_classes_starts_all_but_the_classifier(finished, classes, caplog):
     config = tiny_detect.get_config()
-    config.init_from = str(finished[0])
-    config.data.classes = tuple(reversed(dota.CLASSES["2.0"]))
-    with pytest.raises(UserError, match="was trained on inputs with classes .*'plane'"):
-        train(config, tmp_path)
+    config.data.classes = classes
+    task = task_of(config)
+    fresh = unbox(jax.jit(task.init)(jax.random.key(1)))["params"]
+    metadata = loop.run_metadata(task, config)["config"]
+    with caplog.at_level("INFO"):
+        started = flatten_dict(load_initial(str(finished[0]), fresh, task, metadata), sep="/")
+    trained = flatten_dict(read_weights(find_checkpoint(finished[0]))["params"], sep="/")
+    fresh = flatten_dict(fresh, sep="/")
+    for name, value in started.items():
+        is_new = name.startswith("heads/second_stage/classes/")
+        np.testing.assert_array_equal(value, (fresh if is_new else trained)[name], err_msg=name)
+    assert "other classes there, so heads/second_stage/classes: fresh" in caplog.text

@@ -24,6 +24,7 @@ class ToyTask:
     """`poison`: steps whose batch holds a NaN. `seen`: steps whose batch was drawn."""
 
     new_weights = ()
+    class_layers = ()
 
     flops = [Term("all", 1, "1")]
     contract = {"unit": "numbers"}

@@ -48,6 +48,7 @@ class Classify:
     """
 
     new_weights: tuple[str, ...] = ()
+    class_layers: tuple[str, ...] = ("head/",)
 
     def __init__(self, config: Any, mesh: Mesh):
         check_values(config, RULES)

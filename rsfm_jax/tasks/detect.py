@@ -115,6 +115,7 @@ class Detect:
     """The `Task` of rotated detection (see `rsfm_jax.training.state.Task`)."""
 
     new_weights: tuple[str, ...] = RELATIVE_POSITIONS
+    class_layers: tuple[str, ...] = ("heads/second_stage/classes/",)
 
     def __init__(self, config: Any, mesh: Mesh):
         self.config, self.mesh = config, mesh

@@ -90,6 +90,7 @@ class Pretrain:
         return math.prod(encoder.patch_grid(self.config, "data.image_size"))
 
     new_weights: tuple[str, ...] = ()
+    class_layers: tuple[str, ...] = ()
 
     def init(self, rng: jax.Array) -> Variables:
         """Fresh weights, boxed with their logical axes."""

@@ -75,6 +75,7 @@ class Segment:
     """
 
     new_weights: tuple[str, ...] = RELATIVE_POSITIONS
+    class_layers: tuple[str, ...] = ("head/classifier/", "auxiliary/classifier/")
 
     def __init__(self, config: Any, mesh: Mesh):
         check_values(config, RULES)

@@ -22,6 +22,7 @@ class Task(Protocol):
     flops: list[Term]  # of one image, analytic
     contract: dict[str, Any]  # how inputs must look; stored in every checkpoint
     new_weights: tuple[str, ...]  # names that the encoder has and a pretrained one need not
+    class_layers: tuple[str, ...]  # paths of the layers that have an output for every class
 
     def init(self, rng: jax.Array) -> Variables:
         """Fresh variables, the weights boxed with their logical axes."""

@@ -28,9 +28,10 @@ Shapes = dict[str, tuple[int, ...]]  # by a weight's path, such as encoder/patch
 def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]) -> Params:
     """Puts the weights of another run in the place of fresh ones.
 
-    From a run of the same task all weights are taken. From one of another task those of the
-    encoder are, and each of them has to be there but for `task.new_weights`; everything else
-    stays fresh. The log says what was taken, what is fresh and what was left.
+    From a run of the same task all weights are taken, but `task.class_layers` from one of other
+    classes. From one of another task those of the encoder are, and each of them has to be there
+    but for `task.new_weights`. Everything else stays fresh. The log says what was taken, what is
+    fresh and what was left.
 
     Args:
       source: `config.init_from`: a work folder, its checkpoints folder, or one step's folder.
@@ -39,8 +40,8 @@ def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]
       config: of this run, resolved.
 
     Raises:
-      UserError: no checkpoint there, weights that are missing or of another shape, images that
-        were made ready in another way, or a run of the same task with other classes.
+      UserError: no checkpoint there, weights that are missing or of another shape, or images that
+        were made ready in another way.
     """
     try:
         folder = find_checkpoint(Path(source))
@@ -49,15 +50,18 @@ def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]
     written = written_metadata(folder)
     _refuse_other_encoder(written["config"], config, source)
     where = f"config.init_from={source}"
-    same_task = written["config"]["task"] == config["task"]
-    keys = (*CONTRACT_KEYS, "classes") if same_task else CONTRACT_KEYS
-    refuse_other_contract(written["contract"], task.contract, keys, where)
+    refuse_other_contract(written["contract"], task.contract, CONTRACT_KEYS, where)
     item = weights_item(folder)
     held = _shapes(ocp.checkpointables_metadata(folder).metadata[item])
     fresh = flatten_dict(params, sep="/")
-    taken = set(fresh)
-    if not same_task:
-        taken = {name for name in fresh if _is_wanted(name, fresh[name].shape, held, task)}
+    if written["config"]["task"] != config["task"]:
+        taken = {name for name in fresh if _is_encoders(name, fresh[name].shape, held, task)}
+    elif written["contract"].get("classes") != task.contract.get("classes"):
+        taken = {name for name in fresh if not name.startswith(task.class_layers)}
+        layers = ", ".join(layer.rstrip("/") for layer in task.class_layers)
+        log.info("init_from %s: other classes there, so %s: fresh", source, layers)
+    else:
+        taken = set(fresh)
     for name in sorted(taken):
         if held.get(name) != fresh[name].shape:
             raise UserError(
@@ -69,7 +73,7 @@ def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]
     return unflatten_dict(fresh | loaded, sep="/")
 
 
-def _is_wanted(name: str, shape: tuple[int, ...], held: Shapes, task: Task) -> bool:
+def _is_encoders(name: str, shape: tuple[int, ...], held: Shapes, task: Task) -> bool:
     """Whether another task's run has to have this weight: all of the encoder's but new ones.
 
     New ones are taken too where they fit: a detector's relative positions serve another.
