@@ -232,9 +232,9 @@ def synthetic(data: Path, workdir: Path) -> str:
     mae.data.crop_scale = (0.04, 0.25)
     mae.eval.every_steps = mae.total_steps
     minutes = run(mae, workdir / "drawn_mae")["cpu_minutes"]
-    config = tiny_config(folder, dota.CLASSES["2.0"], folder, "val")
+    config = tiny_config(folder, dota.CLASSES["2.0"], folder, "test")
     config.init_from = str(workdir / "drawn_mae")
-    config.total_steps = 5700
+    config.total_steps = 7500
     config.checkpoint.every_steps = 500
     config.optimizer.warmup_steps = 100
     half_resolution(config)
@@ -244,7 +244,7 @@ def synthetic(data: Path, workdir: Path) -> str:
     config.model.proposals_per_level = 300
     config.model.proposals = 400
     config.model.max_detections = 300
-    config.data.scale_range = (0.4, 1.2)
+    config.data.scale_range = (0.45, 1.1)
     config.data.max_objects = 256
     config.eval.scales = (0.5, 1.0)  # a running track fits a view, and a car is 18 pixels long
     config.eval.protocol = "dota_v2"
