@@ -20,7 +20,12 @@ from rsfm_jax.sharding.mesh import make_mesh
 from rsfm_jax.sharding.rules import is_boxed, is_matrix, unbox
 from rsfm_jax.tasks import make_task
 from rsfm_jax.training import loop
-from rsfm_jax.training.checkpoints import find_checkpoint, read_weights, save_weights
+from rsfm_jax.training.checkpoints import (
+    find_checkpoint,
+    read_weights,
+    refuse_other_run,
+    save_weights,
+)
 from rsfm_jax.training.optimizer import layer_factors
 from rsfm_jax.training.program import build_program
 from rsfm_jax.training.transfer import load_initial
@@ -221,6 +226,16 @@ def test_weights_of_another_encoder_are_refused(pretrained, tmp_path):
     config.model.pretrained_image_size = 64
     with pytest.raises(UserError, match="pretrained_image_size=32, this run 64"):
         train(config, tmp_path)
+
+
+def test_what_bounds_the_detections_may_change_after_training(finished):
+    folder, config = find_checkpoint(finished[0]), finished[1].copy_and_resolve_references()
+    config.model.score_threshold, config.model.max_detections = 0.5, 7
+    config.model.proposals_per_level = config.model.proposals = 11
+    refuse_other_run(folder, loop.run_metadata(task_of(config), config))
+    config.model.anchor_scale = 5.0
+    with pytest.raises(UserError, match=r"with config.model.anchor_scale=\S+, this run has 5"):
+        refuse_other_run(folder, loop.run_metadata(task_of(config), config))
 
 
 @pytest.mark.parametrize("classes", [("windmill", "pylon"), tuple(reversed(dota.CLASSES["2.0"]))])

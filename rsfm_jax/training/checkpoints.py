@@ -263,7 +263,10 @@ def _refuse_other_model(written: dict[str, Any], config: dict[str, Any], where: 
 
 
 # Keys of config.model that change how a model runs, not what it is.
-RUN_ONLY = ("remat", "attention", "dtype", "drop_path")
+RUN_ONLY = (
+    *("remat", "attention", "dtype", "drop_path"),
+    *("proposals_per_level", "proposals", "score_threshold", "max_detections"),
+)
 
 
 def find_checkpoint(path: Path) -> Path:
