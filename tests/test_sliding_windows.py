@@ -65,7 +65,8 @@ def test_bands_equal_the_full_size_average(height, width, one, other, seed):
     image = random_image(seed, height, width)
     bands = list(blend(windows_of(image, windows), height, width, CLASSES, windows))
     assert all(len(band) <= windows.size for band in bands)
-    np.testing.assert_allclose(np.concatenate(bands), reference(image, *windows), atol=2e-6)
+    # Sums of up to 576 logits in float32, against float64: a window too few would be 1e-3 off.
+    np.testing.assert_allclose(np.concatenate(bands), reference(image, *windows), atol=1e-4)
 
 
 @pytest.mark.parametrize(
