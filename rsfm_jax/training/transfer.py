@@ -48,8 +48,8 @@ def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from error
     written = written_metadata(folder)
-    _refuse_other_encoder(written["config"], config, source)
     where = f"config.init_from={source}"
+    _refuse_other_encoder(written["config"], config, where)
     refuse_other_contract(written["contract"], task.contract, CONTRACT_KEYS, where)
     item = weights_item(folder)
     held = _shapes(ocp.checkpointables_metadata(folder).metadata[item])
@@ -65,7 +65,7 @@ def load_initial(source: str, params: Params, task: Task, config: dict[str, Any]
     for name in sorted(taken):
         if held.get(name) != fresh[name].shape:
             raise UserError(
-                f"config.init_from={source}: weight {name} is {held.get(name, 'missing')} there, "
+                f"{where}: weight {name} is {held.get(name, 'missing')} there, "
                 f"{fresh[name].shape} in this model"
             )
     _report(source, held, _shapes(params), taken)
@@ -87,15 +87,14 @@ def pretrained_image_size(config: dict[str, Any]) -> int:
     return config["model"].get("pretrained_image_size", config["data"]["image_size"])
 
 
-def _refuse_other_encoder(written: dict[str, Any], config: dict[str, Any], source: str) -> None:
+def _refuse_other_encoder(written: dict[str, Any], config: dict[str, Any], where: str) -> None:
     theirs, ours = written["model"], config["model"]
     if "pretrained_image_size" in ours:  # a dense backbone, which stretches those positions
         theirs = theirs | {"pretrained_image_size": pretrained_image_size(written)}
     for key in ("size", "patch_size", "pretrained_image_size"):
         if key in ours and theirs[key] != ours[key]:
             raise UserError(
-                f"config.init_from={source} has config.model.{key}={theirs[key]!r}, this run "
-                f"{ours[key]!r}"
+                f"{where} has config.model.{key}={theirs[key]!r}, this run {ours[key]!r}"
             )
 
 
